@@ -1,0 +1,404 @@
+"""A forward pass as a list of operations, read from autograd: the only file that knows ``grad_fn``."""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from cleanai.errors import CleanAIError, TraceError
+from cleanai.inputs import call_model, map_tensors, output_tensors
+from cleanai.isolation import ShadowKind, StateTensor, shadow_model
+from cleanai.layers import prepare_layers
+
+Shape = tuple[int, ...]
+ForwardFunction = Callable[[nn.Module, Any], Any]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One output of an operation: which operation, which of its outputs, and its shape."""
+
+    operation: int
+    output: int
+    shape: Shape
+
+
+@dataclass
+class Operation:
+    """One differentiable operation of the forward pass.
+
+    ``kind`` is autograd's name without its decoration ("Convolution", "Add", "Parameter" for a leaf of the model,
+    "Input" for a leaf of the inputs). ``inputs`` are its differentiable arguments in the order of the signature, None
+    for a constant. ``state`` is the model's tensor behind a leaf. ``module`` is the path of the innermost module that
+    was running.
+    """
+
+    index: int
+    kind: str
+    variant: str
+    inputs: tuple[Value | None, ...]
+    shapes: tuple[Shape, ...]
+    module: str
+    state: StateTensor | None = None
+    node: Any = field(default=None, repr=False)
+    buffers: dict[int, StateTensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def where(self) -> str:
+        """The operation and its module, as errors and reports name it."""
+        return f"{self.kind} in {self.module}" if self.module else self.kind
+
+    def saved(self, name: str, default: Any = None) -> Any:
+        """What autograd saved of an argument: a number, a tuple, None, or a tensor; ``default`` where it did not."""
+        return getattr(self.node, f"_saved_{name}", default)
+
+    def saved_int(self, name: str) -> int:
+        """A saved integer, undoing the unsigned form in which autograd hands out negative ones."""
+        return _signed(self.saved(name))
+
+    def saved_ints(self, name: str) -> tuple[int, ...]:
+        """A saved sequence of integers (see `saved_int`)."""
+        return tuple(_signed(value) for value in self.saved(name) or ())
+
+    def saved_shape(self, name: str) -> Shape | None:
+        """The shape of a saved tensor, or None where there is none."""
+        try:
+            tensor = self.saved(name)
+        except RuntimeError:  # overwritten in place since: it had the shape of the value that replaced it
+            return None
+        return tuple(tensor.shape) if isinstance(tensor, Tensor) else None
+
+    def saved_state(self, name: str) -> StateTensor | None:
+        """The model's tensor that was saved under this name, if it is one."""
+        return self.buffers.get(id(self.saved(name)))
+
+    def numbers(self) -> dict[str, Any]:
+        """Every saved argument that is a number, a flag, or a tuple of numbers: what a changed size must not change."""
+        found = {}
+        for attribute in _saved_names(type(self.node)):
+            try:
+                value = getattr(self.node, attribute)
+            except RuntimeError:
+                continue
+            if isinstance(value, Tensor):
+                if value.dim() or value.device.type == "meta":
+                    continue
+                value = value.item()
+            if value is None or isinstance(value, (int, float, bool, complex, str)):
+                found[attribute] = value
+            elif isinstance(value, (tuple, list)) and all(isinstance(item, (int, float)) for item in value):
+                found[attribute] = tuple(value)
+        return found
+
+
+_SAVED_NAMES: dict[type, tuple[str, ...]] = {}
+_NAME = re.compile(r"^(?:torch::autograd::)?(.*?)(?:Backward)?(\d*)$")
+
+
+def _saved_names(kind: type) -> tuple[str, ...]:
+    if kind not in _SAVED_NAMES:
+        _SAVED_NAMES[kind] = tuple(name for name in dir(kind) if name.startswith("_saved_"))
+    return _SAVED_NAMES[kind]
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+@dataclass
+class Trace:
+    """The operations of a forward pass in execution order, with the values the model returned.
+
+    ``unused`` are the model's parameters that no output depends on. ``method`` says how it was obtained: "meta" (no
+    memory, no arithmetic) or "real" (the forward needed values).
+    """
+
+    operations: list[Operation]
+    outputs: tuple[Value, ...]
+    unused: tuple[StateTensor, ...]
+    method: str
+    training: bool = False
+
+    def __len__(self) -> int:
+        return len(self.operations)
+
+    def __repr__(self) -> str:
+        return f"Trace({len(self.operations)} operations, {len(self.unused)} unused parameters, by {self.method})"
+
+
+class _ModuleClock:
+    """Forward hooks that note which module was running at which point of autograd's sequence."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._tick = torch.zeros((), requires_grad=True)
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._stack: list[str] = []
+        self._marks: list[tuple[int, str]] = [(self._now(), "")]
+        for module in model.modules():
+            module.register_forward_pre_hook(self._enter)
+            module.register_forward_hook(self._leave)
+
+    def _now(self) -> int:
+        with torch.enable_grad():
+            return self._tick.view_as(self._tick).grad_fn._sequence_nr()  # type: ignore[union-attr]
+
+    def _enter(self, module: nn.Module, inputs: Any) -> None:
+        self._stack.append(self._names.get(id(module), ""))
+        self._marks.append((self._now(), self._stack[-1]))
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        name = self._names.get(id(module), "")
+        while self._stack and self._stack.pop() != name:
+            pass  # modules whose own forward raised something that was caught further out
+        self._marks.append((self._now(), self._stack[-1] if self._stack else ""))
+
+    @property
+    def running(self) -> str:
+        """The module that was running when the forward stopped."""
+        return self._stack[-1] if self._stack else ""
+
+    def modules_of(self, numbers: Sequence[int]) -> list[str]:
+        """The module running at each of the given sequence numbers."""
+        starts = [start for start, _ in self._marks]
+        return [self._marks[max(bisect.bisect_right(starts, number) - 1, 0)][1] for number in numbers]
+
+
+def _ordered_nodes(roots: Sequence[Any]) -> list[Any]:
+    """Every node under the roots, inputs before the nodes that use them (depth first, no recursion)."""
+    order: list[Any] = []
+    done: set[Any] = set()
+    stack: list[tuple[Any, Iterator[Any]]] = []
+    for root in roots:
+        if root in done:
+            continue
+        done.add(root)
+        stack.append((root, iter(root.next_functions)))
+        while stack:
+            node, edges = stack[-1]
+            for child, _ in edges:
+                if child is not None and child not in done:
+                    done.add(child)
+                    stack.append((child, iter(child.next_functions)))
+                    break
+            else:
+                order.append(node)
+                stack.pop()
+    return order
+
+
+def _in_execution_order(nodes: list[Any]) -> list[Any]:
+    """The nodes as they were executed, each leaf just before its first use.
+
+    Where in-place writes to views have rewritten the graph, creation order is not an order of dependence: then the
+    depth-first order stays.
+    """
+    number = {node: node._sequence_nr() for node in nodes if node.next_functions}
+    for node in nodes:
+        for child, _ in node.next_functions:
+            if child is not None and not child.next_functions:
+                number[child] = min(number.get(child, number[node]), number[node] - 0.5)
+    ordered = sorted(nodes, key=lambda node: number.get(node, -1))
+    position = {node: index for index, node in enumerate(ordered)}
+    for node in ordered:
+        if any(child is not None and position[child] > position[node] for child, _ in node.next_functions):
+            return nodes
+    return ordered
+
+
+def _node_shapes(node: Any) -> tuple[Shape, ...]:
+    try:
+        return tuple(tuple(int(size) for size in item.shape) for item in node._input_metadata)
+    except (AttributeError, RuntimeError):  # a node of a kind that keeps none
+        return ()
+
+
+def _build_operations(
+    nodes: Sequence[Any], owners: dict[int, StateTensor], clock: _ModuleClock
+) -> tuple[list[Operation], dict[Any, int]]:
+    names = [_NAME.match(node.name()) for node in nodes]
+    numbers = [node._sequence_nr() if node.next_functions else -1 for node in nodes]
+    modules = clock.modules_of(numbers)
+    index_of = {node: index for index, node in enumerate(nodes)}
+    operations: list[Operation] = []
+    for index, (node, name) in enumerate(zip(nodes, names, strict=True)):
+        kind, variant = (name.group(1), name.group(2)) if name else (node.name(), "")
+        state = None
+        module = modules[index]
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor):
+            state = owners.get(id(variable))
+            kind, shapes = ("Parameter" if state else "Input"), (tuple(variable.shape),)
+            module = state.name.rpartition(".")[0] if state else ""
+        else:
+            shapes = _node_shapes(node)
+        inputs = []
+        for child, output in node.next_functions:
+            if child is None:
+                inputs.append(None)
+                continue
+            source = operations[index_of[child]]
+            shape = source.shapes[output] if output < len(source.shapes) else ()
+            inputs.append(Value(source.index, output, shape))
+        operations.append(Operation(index, kind, variant, tuple(inputs), shapes, module, state, node, owners))
+    return operations, index_of
+
+
+def shadow_inputs(example_inputs: Any, kind: ShadowKind) -> Any:
+    """Example inputs that can be traced: floating-point tensors become the result of a differentiable copy.
+
+    A copy rather than a leaf, so that a model may write to its inputs in place.
+    """
+
+    def shadow(tensor: Tensor) -> Tensor:
+        moved = torch.empty_like(tensor, device="meta") if kind == "meta" else tensor.detach()
+        if moved.is_floating_point() or moved.is_complex():
+            return moved.detach().requires_grad_().clone()
+        return moved.clone()
+
+    return map_tensors(shadow, example_inputs)
+
+
+def _set_training_of_containers(model: nn.Module) -> None:
+    """Training mode for modules that only decide what runs; normalisation and dropout stay as in evaluation."""
+    for module in model.modules():
+        if not isinstance(module, (_NormBase, _DropoutNd)):
+            module.training = True
+
+
+@contextmanager
+def _recording(model: nn.Module, training: bool) -> Iterator[_ModuleClock]:
+    for module in model.modules():
+        module.training = False
+    if training:
+        _set_training_of_containers(model)
+    with torch.enable_grad():
+        yield _ModuleClock(model)
+
+
+class ForwardFailed(TraceError):
+    """The model's own forward raised; ``module`` is the path of the module in which it did."""
+
+    def __init__(self, message: str, module: str) -> None:
+        super().__init__(message)
+        self.module = module
+
+
+def _trace_once(
+    model: nn.Module,
+    example_inputs: Any,
+    forward_fn: ForwardFunction | None,
+    output_transform: Callable[[Any], Any] | None,
+    *,
+    kind: ShadowKind,
+    track_buffers: bool,
+    training: bool,
+    change: Callable[[nn.Module], None] | None,
+) -> Trace:
+    def prepare(shadowed: nn.Module) -> None:
+        prepare_layers(shadowed)
+        if change is not None:
+            change(shadowed)
+
+    with shadow_model(model, kind, track_buffers=track_buffers, prepare=prepare) as originals:
+        # A change may have replaced shadows by smaller ones: they stand for the same tensors of the model.
+        owners = _owners_now(originals)
+        with _recording(model, training) as clock:
+            try:
+                output = call_model(model, shadow_inputs(example_inputs, kind), forward_fn)
+                output = output_transform(output) if output_transform else output
+            except CleanAIError:
+                raise
+            except Exception as error:
+                place = f" in {clock.running}" if clock.running else ""
+                message = f"the forward raised {type(error).__name__}{place}: {error}"
+                raise ForwardFailed(message, clock.running) from error
+            tensors = output_tensors(output)
+            found = [tensor for tensor in tensors if tensor.grad_fn is not None]
+            if not found:
+                raise TraceError(
+                    "no output of the model depends on its parameters through autograd "
+                    f"({len(tensors)} output tensors were looked at): check that forward does not run under no_grad or "
+                    "detach its result, or pick the differentiable part with output_transform."
+                )
+            nodes = _in_execution_order(_ordered_nodes([tensor.grad_fn for tensor in found]))
+            operations, index_of = _build_operations(nodes, owners, clock)
+            outputs = tuple(
+                Value(index_of[tensor.grad_fn], tensor.output_nr, tuple(tensor.shape)) for tensor in found
+            )
+        reached = {id(operation.state) for operation in operations if operation.state}
+        unused = tuple(
+            state
+            for state in originals.values()
+            if id(state) not in reached and state.places[0][2] == "parameter" and state.tensor.is_floating_point()
+        )
+        return Trace(operations, outputs, unused, kind, training)
+
+
+def _owners_now(originals: dict[int, StateTensor]) -> dict[int, StateTensor]:
+    owners = dict(originals)
+    for state in originals.values():
+        module, attribute, place = state.places[0]
+        store = {"parameter": module._parameters, "buffer": module._buffers, "attribute": module.__dict__}[place]
+        owners[id(store.get(attribute))] = state
+    return owners
+
+
+def trace_model(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    forward_fn: ForwardFunction | None = None,
+    output_transform: Callable[[Any], Any] | None = None,
+    training: bool = False,
+    change: Callable[[nn.Module], None] | None = None,
+    method: str | None = None,
+) -> Trace:
+    """The operations of one forward pass with their shapes, parameters and modules.
+
+    The pass runs without data on the meta device; a model that needs values is run for real, on tensors that stand in
+    for its own. Either way the model is left exactly as it was: mode, hooks, gradients, buffers, caches, random state.
+
+    Args:
+        model: any module whose forward autograd can record.
+        example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        forward_fn: ``forward_fn(model, example_inputs)`` in place of ``model(example_inputs)``.
+        output_transform: picks the differentiable part of the output.
+        training: trace the training-mode branches (auxiliary heads); normalisation and dropout stay in evaluation.
+        change: applied to the stand-in before the pass; the engine uses it to try a cut before making it.
+        method: "meta" or "real" to allow only that one.
+
+    Raises:
+        TraceError: the forward raised, or no output depends on the parameters.
+
+    Example:
+        >>> import torch
+        >>> trace_model(torch.nn.Linear(3, 2), torch.randn(1, 3))
+        Trace(6 operations, 0 unused parameters, by meta)
+    """
+    attempts: list[tuple[ShadowKind, bool]] = [("meta", True), ("meta", False), ("real", True), ("real", False)]
+    attempts = [attempt for attempt in attempts if method is None or attempt[0] == method]
+    failure: TraceError | None = None
+    for kind, track_buffers in attempts:
+        try:
+            return _trace_once(
+                model,
+                example_inputs,
+                forward_fn,
+                output_transform,
+                kind=kind,
+                track_buffers=track_buffers,
+                training=training,
+                change=change,
+            )
+        except ForwardFailed as error:
+            failure = error
+    raise failure if failure is not None else TraceError(f"unknown tracing method {method!r}: use 'meta' or 'real'")
