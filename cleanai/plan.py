@@ -1,0 +1,281 @@
+"""The plan of a cut: inert data that prints, compares, saves as JSON, composes and replays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cleanai.errors import PlanError
+
+FORMAT = "cleanai-plan-1"
+
+
+@dataclass(frozen=True)
+class TensorCut:
+    """Which indices of one dimension of a model tensor go: ``size`` before, ``dropped`` ascending."""
+
+    parameter: str
+    dim: int
+    size: int
+    dropped: tuple[int, ...]
+    role: str = "output"
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The indices that stay, ascending."""
+        gone = set(self.dropped)
+        return tuple(index for index in range(self.size) if index not in gone)
+
+    @property
+    def kept_size(self) -> int:
+        """How many indices stay."""
+        return self.size - len(self.dropped)
+
+
+@dataclass(frozen=True)
+class GroupCut:
+    """What goes from one group: unit indices in the group's own numbering, and every unit's score if there are any."""
+
+    name: str
+    kind: str
+    size: int
+    dropped: tuple[int, ...]
+    width: int = 1
+    asked_ratio: float | None = None
+    scores: tuple[float, ...] | None = None
+    note: str = ""
+
+    @property
+    def kept_size(self) -> int:
+        """How many units stay."""
+        return self.size - len(self.dropped)
+
+
+@dataclass(frozen=True)
+class AttributeChange:
+    """A number that a module keeps and its forward uses: ``old`` becomes ``new``; ``index`` picks it from a tuple."""
+
+    module: str
+    attribute: str
+    index: int | None
+    old: int
+    new: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a cut does to a model, by names and indices only.
+
+    ``cuts`` has one entry per dimension of a tensor that shrinks; tied tensors appear once. Applied by
+    `cleanai.slicing.slice_model`.
+
+    Example:
+        >>> cut = TensorCut("fc.weight", 0, 4, (1, 3))
+        >>> plan = Plan(cuts=(cut,))
+        >>> plan.kept("fc.weight", 0)
+        (0, 2)
+        >>> Plan.from_json(plan.to_json()) == plan
+        True
+    """
+
+    cuts: tuple[TensorCut, ...] = ()
+    groups: tuple[GroupCut, ...] = ()
+    attributes: tuple[AttributeChange, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        seen = set()
+        for cut in self.cuts:
+            if (cut.parameter, cut.dim) in seen:
+                raise PlanError(f"{cut.parameter} dimension {cut.dim} appears twice in the plan")
+            seen.add((cut.parameter, cut.dim))
+            if list(cut.dropped) != sorted(set(cut.dropped)):
+                raise PlanError(f"the dropped indices of {cut.parameter} are not distinct and ascending")
+            if cut.dropped and not 0 <= cut.dropped[0] <= cut.dropped[-1] < cut.size:
+                raise PlanError(
+                    f"{cut.parameter} dimension {cut.dim} has {cut.size} indices; the plan drops "
+                    f"{cut.dropped[0]}…{cut.dropped[-1]}"
+                )
+            if len(cut.dropped) >= cut.size:
+                raise PlanError(f"the plan would empty {cut.parameter} dimension {cut.dim}")
+
+    def kept(self, parameter: str, dim: int) -> tuple[int, ...]:
+        """The indices of a tensor's dimension that stay, in the original numbering."""
+        for cut in self.cuts:
+            if cut.parameter == parameter and cut.dim == dim:
+                return cut.kept
+        raise KeyError(f"the plan does not cut {parameter} dimension {dim}")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is removed."""
+        return not any(cut.dropped for cut in self.cuts)
+
+    @property
+    def units(self) -> int:
+        """How many channels the plan's groups had (a head counts with its width)."""
+        return sum(group.size * group.width for group in self.groups)
+
+    @property
+    def dropped_units(self) -> int:
+        """How many of them go."""
+        return sum(len(group.dropped) * group.width for group in self.groups)
+
+    def then(self, later: Plan) -> Plan:
+        """One plan for this one followed by ``later``, in the numbering of the original model."""
+        return Plan(
+            cuts=_compose_cuts(self.cuts, later.cuts),
+            groups=_compose_groups(self.groups, later.groups),
+            attributes=_compose_attributes(self.attributes, later.attributes),
+            settings=dict(later.settings),
+        )
+
+    def compare(self, other: Plan) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Where two plans differ: {group: (dropped here only, dropped there only)}."""
+        mine = {group.name: set(group.dropped) for group in self.groups}
+        theirs = {group.name: set(group.dropped) for group in other.groups}
+        differences = {}
+        for name in [*mine, *(name for name in theirs if name not in mine)]:
+            here, there = mine.get(name, set()), theirs.get(name, set())
+            if here != there:
+                differences[name] = (tuple(sorted(here - there)), tuple(sorted(there - here)))
+        return differences
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data for JSON."""
+        data = asdict(self)
+        data["settings"] = dict(self.settings)
+        return {"format": FORMAT, **data}
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """The plan that `to_dict` described; everything is checked, nothing is executed."""
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+            raise PlanError(f"this is not a plan of the format {FORMAT}")
+        try:
+            return cls(
+                cuts=tuple(TensorCut(**{**cut, "dropped": _integers(cut["dropped"])}) for cut in data["cuts"]),
+                groups=tuple(
+                    GroupCut(
+                        **{
+                            **group,
+                            "dropped": _integers(group["dropped"]),
+                            "scores": None if group["scores"] is None else tuple(map(float, group["scores"])),
+                        }
+                    )
+                    for group in data["groups"]
+                ),
+                attributes=tuple(AttributeChange(**change) for change in data["attributes"]),
+                settings=dict(data["settings"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"the plan is damaged: {error}") from error
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote."""
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise PlanError(f"the plan is no valid JSON: {error}") from error
+        return cls.from_dict(data)
+
+    def __repr__(self) -> str:
+        cut = [group for group in self.groups if group.dropped]
+        return f"Plan({self.dropped_units} of {self.units} channels in {len(cut)} of {len(self.groups)} groups)"
+
+    def __str__(self) -> str:
+        width = max([len(group.name) for group in self.groups] or [0])
+        lines = [repr(self)]
+        for group in self.groups:
+            change = f"{group.size} -> {group.kept_size} {group.kind}" if group.dropped else f"{group.size} {group.kind}"
+            lines.append(f"  {group.name:<{width}}  {change}  {shorten_indices(group.dropped)}{group.note}".rstrip())
+        for change in self.attributes:
+            place = change.attribute if change.index is None else f"{change.attribute}[{change.index}]"
+            lines.append(f"  {change.module}.{place}: {change.old} -> {change.new}")
+        return "\n".join(lines)
+
+
+def shorten_indices(indices: Sequence[int], most: int = 8) -> str:
+    """Indices as people read them: "0, 3, 7" or "0, 3, 7, … (24)"."""
+    shown = ", ".join(str(index) for index in indices[:most])
+    return f"{shown}, … ({len(indices)})" if len(indices) > most else shown
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    if not all(type(value) is int for value in values):
+        raise TypeError("indices must be integers")
+    return tuple(values)
+
+
+def _compose(size: int, first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+    """Indices dropped by two cuts in a row; the second counts in what the first left."""
+    left = np.setdiff1d(np.arange(size), np.asarray(first, dtype=np.int64))
+    gone = np.concatenate([np.asarray(first, dtype=np.int64), left[np.asarray(second, dtype=np.int64)]])
+    return tuple(np.sort(gone).tolist())
+
+
+def _compose_cuts(first: Sequence[TensorCut], second: Sequence[TensorCut]) -> tuple[TensorCut, ...]:
+    merged = {(cut.parameter, cut.dim): cut for cut in first}
+    for cut in second:
+        key = (cut.parameter, cut.dim)
+        before = merged.get(key)
+        if before is None:
+            merged[key] = cut
+            continue
+        if before.kept_size != cut.size:
+            raise PlanError(
+                f"the plans do not follow each other: {cut.parameter} dimension {cut.dim} has {before.kept_size} "
+                f"indices after the first and {cut.size} before the second"
+            )
+        dropped = _compose(before.size, before.dropped, cut.dropped)
+        merged[key] = TensorCut(cut.parameter, cut.dim, before.size, dropped, before.role)
+    return tuple(merged.values())
+
+
+def _compose_groups(first: Sequence[GroupCut], second: Sequence[GroupCut]) -> tuple[GroupCut, ...]:
+    merged = {group.name: group for group in first}
+    for group in second:
+        before = merged.get(group.name)
+        if before is None:
+            merged[group.name] = group
+            continue
+        if before.kept_size != group.size:
+            raise PlanError(f"the plans do not follow each other at the group {group.name}")
+        left = np.setdiff1d(np.arange(before.size), np.asarray(before.dropped, dtype=np.int64))
+        scores = before.scores
+        if group.scores is not None:
+            full = np.array(before.scores if before.scores is not None else [0.0] * before.size)
+            full[left] = group.scores
+            scores = tuple(full.tolist())
+        merged[group.name] = GroupCut(
+            group.name,
+            before.kind,
+            before.size,
+            _compose(before.size, before.dropped, group.dropped),
+            before.width,
+            group.asked_ratio if group.asked_ratio is not None else before.asked_ratio,
+            scores,
+            group.note or before.note,
+        )
+    return tuple(merged.values())
+
+
+def _compose_attributes(
+    first: Sequence[AttributeChange], second: Sequence[AttributeChange]
+) -> tuple[AttributeChange, ...]:
+    merged = {(change.module, change.attribute, change.index): change for change in first}
+    for change in second:
+        key = (change.module, change.attribute, change.index)
+        before = merged.get(key)
+        old = before.old if before is not None else change.old
+        merged[key] = AttributeChange(change.module, change.attribute, change.index, old, change.new)
+    return tuple(merged.values())
