@@ -1,0 +1,212 @@
+"""Activation statistics: one streaming pass over a loader, sums and counts only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from cleanai.errors import InputError
+from cleanai.inputs import batch_to_inputs, call_model, map_tensors
+from cleanai.isolation import preserve_model
+from cleanai.layers import channel_dim, prepare_layers
+from cleanai.trace import ForwardFunction
+
+Side = tuple[str, str]
+"""A layer's path and "input" or "output"."""
+
+
+@dataclass
+class ChannelStatistics:
+    """Sums over samples and positions for each channel of a layer's input or output.
+
+    ``count`` is how many values each channel had; ``total``, ``absolute`` and ``square`` (float64, shape [channels]) are
+    the sums of x, \\|x\\| and x².
+    """
+
+    count: int
+    total: Tensor
+    absolute: Tensor
+    square: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, dim: int) -> ChannelStatistics:
+        """The statistics of one tensor with its channels along ``dim``."""
+        rows = values.detach().movedim(dim, 0).flatten(1).double()
+        return cls(rows.shape[1], rows.sum(1).cpu(), rows.abs().sum(1).cpu(), rows.square().sum(1).cpu())
+
+    def merge(self, other: ChannelStatistics) -> ChannelStatistics:
+        """The statistics of both sets of samples together."""
+        return ChannelStatistics(
+            self.count + other.count,
+            self.total + other.total,
+            self.absolute + other.absolute,
+            self.square + other.square,
+        )
+
+    def keep(self, positions: Sequence[int] | Tensor) -> ChannelStatistics:
+        """The statistics of some of the channels."""
+        index = torch.as_tensor(positions)
+        return ChannelStatistics(self.count, self.total[index], self.absolute[index], self.square[index])
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x] of each channel."""
+        return self.total / self.count
+
+    @property
+    def mean_absolute(self) -> Tensor:
+        """E[|x|] of each channel."""
+        return self.absolute / self.count
+
+    @property
+    def root_mean_square(self) -> Tensor:
+        """sqrt(E[x²]) of each channel."""
+        return (self.square / self.count).sqrt()
+
+
+@dataclass
+class ActivationStatistics:
+    """What a calibration pass saw: statistics for the input and output channels of each layer."""
+
+    sides: dict[Side, ChannelStatistics]
+    batches: int = 0
+    samples: int = 0
+
+    def get(self, layer: str, side: str) -> ChannelStatistics | None:
+        """The statistics of a layer's "input" or "output" channels, or None."""
+        return self.sides.get((layer, side))
+
+    def merge(self, other: ActivationStatistics) -> ActivationStatistics:
+        """The statistics of two passes (shards of the data) together."""
+        sides = dict(self.sides)
+        for key, value in other.sides.items():
+            sides[key] = sides[key].merge(value) if key in sides else value
+        return ActivationStatistics(sides, self.batches + other.batches, self.samples + other.samples)
+
+    def after(self, kept: Mapping[Side, Tensor]) -> ActivationStatistics:
+        """The statistics of the channels that a cut kept ({side: positions})."""
+        sides = {key: value.keep(kept[key]) if key in kept else value for key, value in self.sides.items()}
+        return ActivationStatistics(sides, self.batches, self.samples)
+
+    def __repr__(self) -> str:
+        layers = len({layer for layer, _ in self.sides})
+        return f"ActivationStatistics({layers} layers, {self.batches} batches, {self.samples} samples)"
+
+
+def select_inputs(batch: Any, example_inputs: Any) -> Any:
+    """The model's inputs in a loader's batch: as many as the example has, else all but the labels."""
+    if type(example_inputs) is tuple and isinstance(batch, (tuple, list)) and len(batch) >= len(example_inputs):
+        return tuple(batch[: len(example_inputs)])
+    return batch_to_inputs(batch)[0]
+
+
+def _device_of(model: nn.Module) -> torch.device | None:
+    return next((tensor.device for tensor in model.parameters()), None)
+
+
+def collect_statistics(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    example_inputs: Any = None,
+    num_batches: int | None = None,
+    forward_fn: ForwardFunction | None = None,
+    progress: bool | None = None,
+) -> ActivationStatistics:
+    """One pass over a loader, with hooks on every convolution and linear layer.
+
+    Memory does not grow with the number of batches. The model runs in evaluation mode without gradients and is left as
+    it was, whatever happens.
+
+    Args:
+        loader: yields tensors, (inputs, labels) pairs, tuples or dicts (labels are left out).
+        num_batches: at most so many batches; None for all.
+        progress: True or False for a progress bar; None shows one on terminals.
+
+    Raises:
+        InputError: the loader is empty, or an activation is NaN or infinite (the layer is named).
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> statistics = collect_statistics(net, [torch.ones(5, 3)], progress=False)
+        >>> statistics.get("2", "input").count
+        5
+    """
+    if num_batches is not None and num_batches < 1:
+        raise InputError(f"num_batches is {num_batches}: it must be at least 1, or None for the whole loader")
+    sides: dict[Side, ChannelStatistics] = {}
+    device = _device_of(model)
+    batches = samples = 0
+    with preserve_model(model), torch.no_grad():
+        prepare_layers(model)
+        for module in model.modules():
+            module.training = False
+        _add_hooks(model, sides)
+        total = num_batches if num_batches is not None else _length(loader)
+        bar = tqdm(total=total, desc="activations", unit="batch", disable=None if progress is None else not progress)
+        with bar:
+            for batch in loader:
+                if num_batches is not None and batches >= num_batches:
+                    break
+                inputs = select_inputs(batch, example_inputs)
+                if device is not None:
+                    inputs = map_tensors(lambda tensor: tensor.to(device), inputs)
+                samples += _batch_size(inputs)
+                try:
+                    call_model(model, inputs, forward_fn)
+                except (RuntimeError, TypeError, ValueError) as error:
+                    if isinstance(error, InputError):
+                        raise
+                    raise InputError(
+                        f"the model cannot run on batch {batches} of the loader ({type(error).__name__}: {error}); "
+                        "batches must hold what example_inputs holds, with or without labels"
+                    ) from error
+                batches += 1
+                bar.update()
+    if not batches:
+        raise InputError("the loader is empty: activations need at least one batch")
+    return ActivationStatistics(sides, batches, samples)
+
+
+def _length(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def _batch_size(inputs: Any) -> int:
+    sizes: list[int] = []
+    map_tensors(lambda tensor: sizes.append(tensor.shape[0] if tensor.dim() else 1), inputs)
+    return sizes[0] if sizes else 0
+
+
+def _add_hooks(model: nn.Module, sides: dict[Side, ChannelStatistics]) -> None:
+    def watch(path: str, module: nn.Module) -> None:
+        def note(side: str, value: Any, dim: int) -> None:
+            if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
+                return
+            statistics = ChannelStatistics.of(value, dim)
+            if not bool(statistics.square.isfinite().all()):
+                raise InputError(
+                    f"the {side} of the layer {path or 'model'} holds NaN or infinite values: look at the data and at "
+                    "the weights before it"
+                )
+            key = (path, side)
+            sides[key] = sides[key].merge(statistics) if key in sides else statistics
+
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            note("input", args[0] if args else next(iter(kwargs.values()), None), channel_dim(module))
+            note("output", output, channel_dim(module))
+
+        module.register_forward_hook(hook, with_kwargs=True)
+
+    for path, module in model.named_modules():
+        if channel_dim(module):
+            watch(path, module)
+

@@ -1,0 +1,76 @@
+"""What a cut saves, predicted from the trace: parameters and multiply-accumulates, without building the smaller model."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from cleanai.coupling import Coupling, LabelledTrace
+from cleanai.fields import IntArray, Labelled, Shape
+from cleanai.isolation import StateTensor
+from cleanai.trace import Operation
+
+_MATMULS = {"Mm": (0, 1), "Bmm": (0, 1), "Addmm": (1, 2), "Baddbmm": (1, 2)}
+
+
+class CostModel:
+    """Parameters, MACs and channels of a traced model as functions of what is left of it.
+
+    MACs follow torch's own counter: convolutions, matrix products and attention, for the batch of the example inputs.
+    """
+
+    def __init__(self, coupling: Coupling, parameters: list[StateTensor]) -> None:
+        self._coupling = coupling
+        states = coupling.context.states
+        self._labelled = [states[p.name] for p in parameters if p.name in states]
+        self._fixed = sum(p.tensor.numel() for p in parameters if p.name not in states)
+        self._products = _list_products(coupling.traces[0])
+
+    def _size(self, value: Labelled, alive: np.ndarray) -> Shape:
+        shape = list(value.shape)
+        for axis, labels in value.fields.items():
+            own: IntArray = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])[0]
+            shape[axis] = int(alive[self._coupling.class_of[own]].sum())
+        return tuple(shape)
+
+    def count_parameters(self, alive: np.ndarray) -> int:
+        """Parameters left, given which label classes are (`cleanai.fitting.alive_classes`)."""
+        return self._fixed + sum(prod(self._size(value, alive)) for value in self._labelled)
+
+    def count_macs(self, alive: np.ndarray) -> int:
+        """Multiply-accumulates left."""
+        total = 0
+        for kind, first, second, output in self._products:
+            a, b = self._size(first, alive), self._size(second, alive)
+            if kind == "matmul":
+                total += prod(a) * b[-1]
+            elif kind == "convolution":
+                total += prod(self._size(output, alive)) * prod(b[1:])
+            elif kind == "transposed":
+                total += prod(a) * prod(b[1:])
+            else:  # attention: scores and mixture
+                total += prod(self._size(output, alive)) * b[-2] + prod(a) * b[-2]
+        return total
+
+
+def _list_products(labelled: LabelledTrace) -> list[tuple[str, Labelled, Labelled, Labelled]]:
+    products = []
+    for op in labelled.trace.operations:
+        operands = [None if v is None else labelled.values[v.operation][v.output] for v in op.inputs]
+        found = _product(op, operands)
+        if found is not None:
+            products.append((*found, labelled.values[op.index][0]))
+    return products
+
+
+def _product(op: Operation, operands: list[Labelled | None]) -> tuple[str, Labelled, Labelled] | None:
+    if op.kind in _MATMULS:
+        first, second = (operands[position] for position in _MATMULS[op.kind])
+        return ("matmul", first, second) if first is not None and second is not None else None
+    if op.kind == "Convolution" and operands[1] is not None:
+        source = operands[0] or Labelled(op.saved_shape("input") or ())
+        return ("transposed" if op.saved("transposed") else "convolution", source, operands[1])
+    if op.kind.startswith("ScaledDotProduct") and operands[0] is not None and operands[1] is not None:
+        return ("attention", operands[0], operands[1])
+    return None
