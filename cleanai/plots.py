@@ -1,0 +1,485 @@
+"""The figures of a report: before and after, kept units, score distributions, training curve.
+
+Every function returns a matplotlib `Figure`, which a notebook shows by itself, and draws on `ax` instead when one is
+given. Figures are made without pyplot, so none stays open, none needs a display, and no global style changes. Colours
+are seaborn's colour-blind safe palette with one meaning each: blue = kept, orange = removed, grey = original. Titles
+state the finding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import math
+import textwrap
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from cleanai.errors import InputError
+from cleanai.rendering import latency_conditions, printable, with_minus
+from cleanai.texts import percent, say, scaled, short_number, signed, signed_percent, significant, term
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from cleanai.evaluate import ModelMetrics
+    from cleanai.report import GroupRecord, Report
+
+_PALETTE = sns.color_palette("colorblind")
+KEPT, REMOVED, ORIGINAL = _PALETTE[0], _PALETTE[1], (0.62, 0.62, 0.62)
+STAGE_COLOURS = (ORIGINAL, KEPT, _PALETTE[2], _PALETTE[4], _PALETTE[8])
+CURVE_COLOURS = STAGE_COLOURS[1:]
+NAMED_GROUPS = 40  # above this the kept-units figure numbers the groups instead of naming them
+SCORE_PANELS = 12
+SCREEN_DPI = 96
+_WIDTH = 8.0
+
+
+# ---------------------------------------------------------------- before and after
+
+
+def plot_metrics(report: Report, ax: Axes | None = None) -> Figure:
+    """Costs as a share of the original and accuracy in percent, one bar per stage.
+
+    Raises `InputError` when the report holds no measurement.
+    """
+    if not report.metrics:
+        raise InputError("plot_metrics: this report holds no measurement.")
+    language, stages = report.language, list(report.metrics)
+    rows = _measured_rows(report)
+    height = 0.8 / len(stages)
+    with _style():
+        figure, axes = _canvas(ax, (_WIDTH, 1.3 + len(rows) * (0.16 + 0.21 * len(stages))))
+        for position, stage in enumerate(stages):
+            places = np.arange(len(rows)) + (position - (len(stages) - 1) / 2) * height
+            values = [row.percents[position] for row in rows]
+            colour = STAGE_COLOURS[position % len(STAGE_COLOURS)]
+            axes.barh(places, values, height * 0.9, color=colour, label=label_text(term(language, stage)))
+            for place, value, row in zip(places, values, rows, strict=True):
+                axes.text(value + 1, place, row.texts[position], va="center", fontsize=8.5)
+        axes.set_yticks(range(len(rows)), [row.label for row in rows])
+        axes.invert_yaxis()
+        longest = max(max(row.percents) for row in rows)
+        axes.set_xlim(0, longest * 1.28)
+        axes.set_xticks(_percent_ticks(longest))
+        axes.set_xlabel(say(language, "share of the original (%); accuracy: correct answers (%)"))
+        _finish(axes)
+        _set_title(figure, axes, _metrics_title(report), own_figure=ax is None)
+        _add_legend(figure, axes, own_figure=ax is None)
+    return figure
+
+
+class _MetricRow:
+    """One quantity's bars: lengths in percent and what is written beside them, stage by stage."""
+
+    def __init__(self, label: str, percents: list[float], texts: list[str]) -> None:
+        self.label, self.percents, self.texts = label, percents, texts
+
+
+def _measured_rows(report: Report) -> list[_MetricRow]:
+    """The quantities that every stage has; a bar that was not measured is left out, not drawn as zero."""
+    language, stages = report.language, list(report.metrics.values())
+    rows = [
+        _cost_row(say(language, "Parameters"), stages, lambda m: m.parameters, scaled),
+        _cost_row(say(language, "MACs"), stages, lambda m: m.macs, scaled),
+        _cost_row(say(language, "Latency"), stages, _comparable_latency(stages), lambda ms: f"{significant(ms)} ms"),
+    ]
+    accuracies = [metrics.accuracy for metrics in stages]
+    known = [accuracy for accuracy in accuracies if accuracy is not None]
+    if len(known) == len(stages):
+        texts = [percent(accuracy / 100, language, digits=2) for accuracy in known]
+        rows.append(_MetricRow(say(language, "Accuracy"), known, texts))
+    return [row for row in rows if row is not None]
+
+
+def _cost_row(
+    label: str,
+    stages: Sequence[ModelMetrics],
+    number: Callable[[ModelMetrics], float | None],
+    write: Callable[[float], str],
+) -> _MetricRow | None:
+    values = [number(metrics) for metrics in stages]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or not known[0]:
+        return None
+    return _MetricRow(label, [100 * value / known[0] for value in known], [write(value) for value in known])
+
+
+def _comparable_latency(stages: Sequence[ModelMetrics]) -> Callable[[ModelMetrics], float | None]:
+    """A reader of latencies that reads none when they were taken under different conditions."""
+    comparable = len({latency_conditions(metrics.latency) for metrics in stages}) == 1
+    return lambda metrics: metrics.latency.median_ms if metrics.latency and comparable else None
+
+
+def _metrics_title(report: Report) -> str:
+    """The finding: what is left of the MACs, and what it cost in accuracy."""
+    language, stages = report.language, list(report.metrics.values())
+    first, last = stages[0], stages[-1]
+    if len(stages) < 2 or not first.macs:
+        return say(language, "MACs {macs}", macs=scaled(last.macs))
+    macs = signed_percent(last.macs / first.macs - 1, language)
+    if first.accuracy is None or last.accuracy is None:
+        return say(language, "MACs {macs}", macs=macs)
+    change = say(language, "{value} points", value=signed(last.accuracy - first.accuracy, 2))
+    return say(language, "MACs {macs}, accuracy {change}", macs=macs, change=change)
+
+
+# ---------------------------------------------------------------- kept units
+
+
+def plot_kept_channels(report: Report, ax: Axes | None = None) -> Figure:
+    """The share of units that every group keeps: named bars up to 40 groups, numbered ones above.
+
+    Raises `InputError` when the report has no group.
+    """
+    if not report.groups:
+        raise InputError("plot_kept_channels: this report has no group.")
+    draw = _draw_named_groups if len(report.groups) <= NAMED_GROUPS else _draw_numbered_groups
+    with _style():
+        return draw(report, ax)
+
+
+def _draw_named_groups(report: Report, ax: Axes | None) -> Figure:
+    language, groups = report.language, report.groups
+    kept = _kept_percents(groups)
+    figure, axes = _canvas(ax, (_WIDTH, 1.5 + 0.235 * len(groups)))
+    places = range(len(groups))
+    axes.barh(places, [100] * len(groups), 0.72, color=(*REMOVED, 0.35), label=say(language, "removed"))
+    axes.barh(places, kept, 0.72, color=KEPT, label=say(language, "kept"))
+    for place, group in zip(places, groups, strict=True):
+        axes.text(101.5, place, f"{group.units_after}/{group.units_before}", va="center", fontsize=8)
+    several = len({group.kind for group in groups}) > 1
+    kinds = [f" ({term(language, group.kind)})" if several else "" for group in groups]
+    names = [
+        f"{label_text(group.name, 36)}{kind}  {i}" for i, (group, kind) in enumerate(zip(groups, kinds, strict=True), 1)
+    ]
+    axes.set_yticks(places, names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 114)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel(say(language, "units kept (%)"))
+    axes.margins(y=0.5 / max(10, len(groups)))
+    _finish(axes)
+    _set_title(figure, axes, _kept_title(report), own_figure=ax is None)
+    _add_legend(figure, axes, own_figure=ax is None)
+    return figure
+
+
+def _draw_numbered_groups(report: Report, ax: Axes | None) -> Figure:
+    language, groups = report.language, report.groups
+    figure, axes = _canvas(ax, (_WIDTH, 3.8))
+    places = np.arange(1, len(groups) + 1)
+    axes.bar(places, 100, 1.0, color=(*REMOVED, 0.35), linewidth=0, label=say(language, "removed"))
+    axes.bar(places, _kept_percents(groups), 1.0, color=KEPT, linewidth=0, label=say(language, "kept"))
+    axes.set_xlim(0.5, len(groups) + 0.5)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel(say(language, "group, in the order of the table"))
+    axes.set_ylabel(say(language, "units kept (%)"))
+    _finish(axes, grid="y")
+    _set_title(figure, axes, _kept_title(report), own_figure=ax is None)
+    _add_legend(figure, axes, own_figure=ax is None)
+    return figure
+
+
+def _kept_percents(groups: Sequence[GroupRecord]) -> list[float]:
+    return [100 * (1 - group.removed_share) for group in groups]
+
+
+def _kept_title(report: Report) -> str:
+    """The finding: how evenly the removal fell, and where it fell most."""
+    language, groups = report.language, report.groups
+    shares = [group.removed_share for group in groups]
+    low, high = min(shares), max(shares)
+    if high == 0:
+        return say(language, "No group lost a unit")
+    if percent(low) == percent(high):
+        return say(language, "Every group keeps {share} of its units", share=percent(1 - high, language))
+    most = [group.name for group in groups if group.removed_share == high]
+    phrase = "Removed per group: {low} to {high}; most in {group}"
+    if len(most) > 1:
+        phrase = "Removed per group: {low} to {high}; most in {group} and {others} more"
+    values = {"low": percent(low, language), "high": percent(high, language), "group": label_text(most[0], 40)}
+    return say(language, phrase, **values, others=len(most) - 1)
+
+
+# ---------------------------------------------------------------- scores
+
+
+def scored_groups(report: Report) -> list[GroupRecord]:
+    """The groups whose scores can be drawn with a cut: scored with finite numbers, partly removed; largest first."""
+    usable = [group for group in report.groups if group.cut and np.isfinite(group.scores or ()).all()]
+    return sorted(usable, key=lambda group: -group.units_before)
+
+
+def plot_score_distributions(report: Report, max_groups: int = SCORE_PANELS, ax: Axes | None = None) -> Figure:
+    """Histograms of the scores in the largest groups, kept and removed units stacked, with the cut marked.
+
+    The cut is a dashed line halfway between the highest score removed and the lowest kept; where these overlap (a
+    constraint or a per-row choice decided) the overlap is shaded instead. With `ax`, the largest group alone is drawn.
+    Raises `InputError` when no pruned group has scores.
+    """
+    groups = scored_groups(report)
+    shown = groups[: 1 if ax is not None else max_groups]
+    if not shown:
+        raise InputError("plot_score_distributions: no pruned group of this report has scores.")
+    with _style():
+        figure, panels = _panels(ax, len(shown))
+        for panel, group in zip(panels, shown, strict=True):
+            _draw_scores(panel, group, report.language)
+        if ax is None:
+            _title_scores(figure, report, groups, len(shown))
+    return figure
+
+
+def _panels(ax: Axes | None, count: int) -> tuple[Figure, list[Axes]]:
+    """Axes for `count` small panels, or the one that was given."""
+    if ax is not None:
+        return _figure_of(ax), [ax]
+    columns = min(3, count)
+    rows = math.ceil(count / columns)
+    figure = ReportFigure(figsize=(_WIDTH + 0.8, 1.0 + 1.95 * rows), layout=_layout())
+    grid = figure.subplots(rows, columns, squeeze=False)
+    panels = list(grid.flat)
+    for unused in panels[count:]:
+        unused.remove()
+    return figure, panels[:count]
+
+
+def _draw_scores(axes: Axes, group: GroupRecord, language: str) -> None:
+    kept, removed, cut = group.kept_scores, group.removed_scores, group.cut
+    assert cut is not None  # scored_groups gives no other
+    logarithmic = min(kept + removed) > 0 and max(kept + removed) > 1000 * min(kept + removed)
+    axes.hist(
+        [removed, kept],
+        bins=_score_edges(kept + removed, cut, logarithmic),
+        stacked=True,
+        color=[REMOVED, KEPT],
+        linewidth=0.3,
+        edgecolor="white",
+    )
+    if logarithmic:
+        axes.set_xscale("log")
+    highest_removed, lowest_kept = cut
+    if highest_removed <= lowest_kept:
+        axes.axvline(_middle(highest_removed, lowest_kept, logarithmic), color="black", linestyle="--", linewidth=1.2)
+    else:
+        axes.axvspan(lowest_kept, highest_removed, color="black", alpha=0.12, linewidth=0, zorder=0)
+    removal = say(language, "{count} of {total} removed", count=len(removed), total=group.units_before)
+    axes.set_title(f"{label_text(group.name, 38)}\n{removal}", fontsize=8.5, loc="left")
+    axes.set_xlabel(say(language, "score (higher = keep)"), fontsize=8)
+    axes.set_ylabel(say(language, "units"), fontsize=8)
+    axes.tick_params(labelsize=7.5)
+    axes.grid(visible=False, axis="x")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    if not logarithmic:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    sns.despine(ax=axes)
+
+
+def _score_edges(scores: Sequence[float], cut: tuple[float, float], logarithmic: bool) -> list[float]:
+    """Edges of equal bins, one of them on the cut: a bin that straddled it would show removed units as if kept."""
+    stretch = np.log10 if logarithmic else float
+    low, high = float(stretch(min(scores))), float(stretch(max(scores)))
+    bins = max(8, min(30, round(2 * math.sqrt(len(scores)))))
+    width = (high - low) / bins or 1.0
+    start = float(stretch(_middle(*cut, logarithmic))) if cut[0] <= cut[1] else low
+    first, last = math.floor((low - start) / width), math.ceil((high - start) / width)
+    edges = start + width * np.arange(first, max(last, first + 1) + 1)
+    return (10.0**edges if logarithmic else edges).tolist()
+
+
+def _middle(low: float, high: float, logarithmic: bool) -> float:
+    return math.sqrt(low * high) if logarithmic else (low + high) / 2
+
+
+def _title_scores(figure: Figure, report: Report, groups: Sequence[GroupRecord], shown: int) -> None:
+    """The finding over the panels, and one legend below them."""
+    language = report.language
+    crossed = sum(1 for group in groups if group.cut and group.cut[0] > group.cut[1])
+    if crossed:
+        phrase = "In {count} of {total} groups a unit was removed though a kept one scored lower"
+        title = say(language, phrase, count=crossed, total=len(groups))
+    else:
+        title = say(language, "Each group: every removed unit scored below every kept one")
+    _set_title(figure, figure.axes[0], title, own_figure=True)
+    handles: list[Any] = [Patch(color=KEPT, label=say(language, "kept"))]
+    handles.append(Patch(color=REMOVED, label=say(language, "removed")))
+    handles.append(Line2D([], [], color="black", linestyle="--", label=say(language, "cut")))
+    if crossed:
+        handles.append(Patch(color="black", alpha=0.12, label=say(language, "scores overlap")))
+    legend = figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9, title_fontsize=9
+    )
+    if shown < len(groups):
+        phrase = "{shown} largest of {total} scored and pruned groups."
+        legend.set_title(say(language, phrase, shown=shown, total=len(groups)))
+
+
+# ---------------------------------------------------------------- training
+
+
+def has_curves(history: Sequence[dict[str, Any]] | None) -> bool:
+    """Whether a history holds a loss or an accuracy to draw."""
+    return any(_curves(history or [], word) for word in ("loss", "accuracy"))
+
+
+def plot_training(history: Sequence[dict[str, Any]], language: str = "en", ax: Axes | None = None) -> Figure:
+    """Loss and accuracy (percent) by epoch, one curve per key that ends in "loss" or "accuracy".
+
+    `history` holds one dictionary per epoch; "epoch" is used where given, the position from 1 otherwise. With `ax`,
+    the accuracy alone is drawn, or the loss where there is none. Raises `InputError` when there is neither.
+
+        >>> history = [{"epoch": 1, "loss": 2.1, "accuracy": 40.0}, {"epoch": 2, "loss": 1.6, "accuracy": 55.0}]
+        >>> [axes.get_title(loc="left") for axes in plot_training(history).axes]
+        ['Loss: 2.1 → 1.6', 'Accuracy: 40.0 % → 55.0 %']
+    """
+    words = [word for word in ("loss", "accuracy") if _curves(history, word)]
+    if not words:
+        raise InputError('plot_training: the history holds no key that ends in "loss" or "accuracy".')
+    with _style():
+        if ax is not None:
+            words, figure, panels = words[-1:], _figure_of(ax), [ax]
+        else:
+            figure = ReportFigure(figsize=(_WIDTH, 3.4), layout=_layout())
+            panels = list(figure.subplots(1, len(words), squeeze=False).flat)
+        for axes, word in zip(panels, words, strict=True):
+            _draw_curves(axes, history, word, language)
+    return figure
+
+
+def _curves(history: Sequence[dict[str, Any]], word: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Epochs and values of every key about the word; records without the key are left out of its curve."""
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    for position, record in enumerate(history, 1):
+        for key, value in record.items():
+            if key.lower().endswith(word) and isinstance(value, int | float):
+                epochs, values = curves.setdefault(key, ([], []))
+                epochs.append(float(record.get("epoch", position)))
+                values.append(float(value))
+    return curves
+
+
+def _draw_curves(axes: Axes, history: Sequence[dict[str, Any]], word: str, language: str) -> None:
+    curves = _curves(history, word)
+    for position, (key, (epochs, values)) in enumerate(curves.items()):
+        colour = CURVE_COLOURS[position % len(CURVE_COLOURS)]
+        axes.plot(epochs, values, marker="o", markersize=4, color=colour, label=_curve_label(key, word, language))
+    axes.set_xlabel(say(language, "epoch"))
+    axes.set_ylabel(say(language, "loss" if word == "loss" else "accuracy (%)"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    main = list(curves.values())[-1][1]
+    written = [
+        percent(main[place] / 100, language) if word == "accuracy" else short_number(main[place]) for place in (0, -1)
+    ]
+    finding = " → ".join(written if len(main) > 1 else written[:1])
+    title = f"{say(language, 'Loss' if word == 'loss' else 'Accuracy')}: {finding}"
+    _finish(axes, grid="y")
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    if len(curves) > 1:
+        axes.legend(loc="upper right" if word == "loss" else "lower right", fontsize=8.5)
+
+
+def _curve_label(key: str, word: str, language: str) -> str:
+    """A key's name without the word that the axis already says: "val_loss" is "val"."""
+    return label_text(term(language, key[: -len(word)].strip("_ -./") or word), 24)
+
+
+# ---------------------------------------------------------------- shared
+
+
+def label_text(text: str, widest: int = 60) -> str:
+    """Text that matplotlib draws as it is: its end where it is long, no mathematics, no character the font lacks."""
+    drawable = _drawable_characters()
+    plain = "".join(char if ord(char) in drawable else "?" for char in printable(text))
+    return _tail(plain, widest).replace("$", r"\$")
+
+
+def _tail(text: str, widest: int) -> str:
+    """The last `widest` characters, from a whole path component on where that costs little: …layer_3.conv1."""
+    if len(text) <= widest:
+        return text
+    tail = text[len(text) - widest + 1 :]
+    dot = tail.find(".")
+    return "…" + (tail[dot + 1 :] if 0 <= dot < len(tail) // 2 else tail)
+
+
+@functools.cache
+def _drawable_characters() -> frozenset[int]:
+    with _style():
+        return frozenset(get_font(findfont(FontProperties())).get_charmap())
+
+
+@contextlib.contextmanager
+def _style() -> Generator[None]:
+    """One look for all figures, whatever the caller has set; the caller's settings come back at the end."""
+    look = {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook", font_scale=0.8)}
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update({**look, "font.family": ["DejaVu Sans"], "axes.edgecolor": "0.6", "grid.color": "0.9"})
+        yield
+
+
+class ReportFigure(Figure):
+    """A figure that a notebook shows without pyplot and `%matplotlib`, which IPython's own display of figures needs."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=SCREEN_DPI, metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def _canvas(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """The given axes and their figure, or one pair of our own of `size` inches."""
+    if ax is not None:
+        return _figure_of(ax), ax
+    figure = ReportFigure(figsize=size, layout=_layout())
+    return figure, figure.subplots()
+
+
+def _layout() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, hspace=0.04, wspace=0.03)
+
+
+def _figure_of(ax: Axes) -> Figure:
+    return cast("Figure", ax.get_figure(root=True))
+
+
+def _percent_ticks(longest: float) -> list[int]:
+    """Round ticks that stop at the last bar, so that the room for its label carries none."""
+    step = 20 if longest <= 130 else 20 * math.ceil(longest / 130)
+    return list(range(0, math.floor(longest) + 1, step))
+
+
+def _finish(axes: Axes, grid: str = "x") -> None:
+    """Only the grid lines that help reading the values, and no box."""
+    axes.grid(visible=False, axis="y" if grid == "x" else "x")
+    axes.set_axisbelow(True)
+    sns.despine(ax=axes)
+
+
+def _set_title(figure: Figure, axes: Axes, title: str, own_figure: bool) -> None:
+    """The finding: over the whole width of a figure of our own, over the axes of someone else's."""
+    if own_figure:
+        figure.suptitle(textwrap.fill(with_minus(title), 86), x=0.012, ha="left", fontsize=11, fontweight="bold")
+    else:
+        axes.set_title(with_minus(title), loc="left", fontsize=10, fontweight="bold")
+
+
+def _add_legend(figure: Figure, axes: Axes, own_figure: bool) -> None:
+    """A legend below a figure of our own; inside the axes of someone else's."""
+    handles, labels = axes.get_legend_handles_labels()
+    if own_figure:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    else:
+        axes.legend(fontsize=8)

@@ -1,0 +1,638 @@
+"""A report as text, Markdown and HTML: one set of tables and sentences, three ways to write them.
+
+`*_table` functions turn the report into strings once; `render_*` functions only lay those strings out, so the terminal,
+the notebook, the page and the document cannot disagree. HTML goes through jinja2 with escaping always on.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import html
+import io
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cleanai.texts import MISSING, percent, say, scaled, short_number, signed, signed_percent, significant, term
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from matplotlib.figure import Figure
+
+    from cleanai.evaluate import Latency, ModelMetrics
+    from cleanai.report import GroupRecord, Report
+
+TERMINAL_ROWS = 40  # pruned groups listed in a terminal
+TERMINAL_REASONS = 12  # reasons for freezing listed in a terminal
+SHORT_RUNS = 4  # runs of indices shown before "…"
+# How much a page lists, to stay under 2 MB, and a notebook, whose cells are saved with it: `index: score` pairs while
+# all of them fit, else indices, else the first runs of them. The JSON report always has everything.
+PAGE_LIMITS = (20_000, 120_000)
+NOTEBOOK_LIMITS = (2_000, 5_000)
+FIGURE_DPI = 120
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table of strings; `align` has one letter per column, l or r."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    align: str
+    notes: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------- tables
+
+
+def metrics_table(report: Report) -> Table:
+    """Before and after: one row per quantity, one column per stage and its change against the first stage."""
+    language = report.language
+    stages = list(report.metrics)
+    columns = [say(language, "quantity")]
+    for position, stage in enumerate(stages):
+        columns += [term(language, stage)] + ([say(language, "change")] if position else [])
+    rows = [_metrics_row(report, quantity) for quantity in _quantities(language)] if stages else []
+    rows = [row for row in rows if any(cell != MISSING for cell in row[1:])]
+    notes = _metrics_notes(report) if stages else ()
+    return Table(say(language, "Before and after"), tuple(columns), tuple(rows), "l" + "r" * (len(columns) - 1), notes)
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    label: str
+    number: Callable[[ModelMetrics], float | None]
+    text: Callable[[ModelMetrics], str]
+    in_points: bool = False
+
+
+def _quantities(language: str) -> list[_Quantity]:
+    """The rows of the before/after table: a label, the number that changes are taken of, and how it is written."""
+
+    def accuracy(metrics: ModelMetrics) -> str:
+        return MISSING if metrics.accuracy is None else percent(metrics.accuracy / 100, language, digits=2)
+
+    return [
+        _Quantity(say(language, "Parameters"), lambda m: m.parameters, lambda m: f"{m.parameters:,}"),
+        _Quantity(say(language, "Size"), lambda m: m.size_mb, lambda m: f"{_megabytes(m.size_mb)} MB"),
+        _Quantity(say(language, "MACs"), lambda m: m.macs, lambda m: scaled(m.macs)),
+        _Quantity(say(language, "FLOPs"), lambda m: m.flops, lambda m: scaled(m.flops)),
+        _Quantity(say(language, "Latency"), lambda m: m.latency.median_ms if m.latency else None, _latency_text),
+        _Quantity(say(language, "Accuracy"), lambda m: m.accuracy, accuracy, in_points=True),
+        _Quantity(
+            say(language, "Loss"), lambda m: m.loss, lambda m: MISSING if m.loss is None else significant(m.loss)
+        ),
+    ]
+
+
+def _metrics_row(report: Report, quantity: _Quantity) -> tuple[str, ...]:
+    first, *others = report.metrics.values()
+    cells = [quantity.label, quantity.text(first)]
+    for metrics in others:
+        cells += [quantity.text(metrics), _change(report, quantity, first, metrics)]
+    return tuple(cells)
+
+
+def _change(report: Report, quantity: _Quantity, first: ModelMetrics, metrics: ModelMetrics) -> str:
+    """The change against the first stage: percent, or points for what is in percent already."""
+    before, after = quantity.number(first), quantity.number(metrics)
+    if before is None or after is None:
+        return MISSING
+    if quantity.in_points:
+        return say(report.language, "{value} points", value=signed(after - before, 2))
+    is_latency = quantity.label == say(report.language, "Latency")
+    if before == 0 or (is_latency and latency_conditions(first.latency) != latency_conditions(metrics.latency)):
+        return MISSING
+    return signed_percent(after / before - 1, report.language)
+
+
+def _latency_text(metrics: ModelMetrics) -> str:
+    latency = metrics.latency
+    if latency is None:
+        return MISSING
+    mark = "*" if latency.disturbed else ""
+    return f"{significant(latency.median_ms)} ± {significant(latency.iqr_ms, 2)} ms{mark}"
+
+
+def _megabytes(size: float) -> str:
+    return f"{size:,.0f}" if size >= 1000 else significant(size)
+
+
+def latency_conditions(latency: Latency | None) -> tuple[int, int] | None:
+    """What must be equal for two latencies to be compared: batch size and CPU threads."""
+    return (latency.batch_size, latency.num_threads) if latency else None
+
+
+def _metrics_notes(report: Report) -> tuple[str, ...]:
+    """Units, and the conditions that the measurements were taken under, stages with equal ones together."""
+    language, metrics = report.language, report.metrics
+    notes = [
+        say(language, "Changes are against “{stage}”.", stage=term(language, next(iter(metrics)))),
+        say(
+            language,
+            "MB = 10^6 bytes; MACs = multiply-accumulates of one call on the example inputs; FLOPs = 2 × MACs.",
+        ),
+    ]
+    timed = {stage: m.latency for stage, m in metrics.items() if m.latency}
+    phrase = "Latency: median ± interquartile range; batch size {batch}, CPU threads {threads}; {runs}."
+    settings = {stage: (latency.batch_size, latency.num_threads) for stage, latency in timed.items()}
+    for (batch, threads), stages in _by_value(settings).items():
+        runs = [f"{term(language, stage)}: {say(language, '{n} runs', n=f'{timed[stage].runs:,}')}" for stage in stages]
+        notes.append(say(language, phrase, batch=batch, threads=threads, runs=", ".join(runs)))
+    if len(set(settings.values())) > 1:
+        phrase = "Latencies were measured under different conditions, so their change is not given."
+        notes.append(say(language, phrase))
+    if any(latency.disturbed for latency in timed.values()):
+        notes.append(say(language, "* The machine was disturbed while this latency was measured."))
+    counted = {stage: m.samples for stage, m in metrics.items() if m.samples is not None}
+    for samples, stages in _by_value(counted).items():
+        phrase = "Accuracy and loss on {samples} samples ({stages})."
+        notes.append(say(language, phrase, samples=f"{samples:,}", stages=_stage_names(stages, language)))
+    return tuple(notes)
+
+
+def _by_value(values: dict[str, Any]) -> dict[Any, list[str]]:
+    """The keys that share each value."""
+    merged: dict[Any, list[str]] = {}
+    for key, value in values.items():
+        merged.setdefault(value, []).append(key)
+    return merged
+
+
+def _stage_names(stages: Iterable[str], language: str) -> str:
+    return ", ".join(term(language, stage) for stage in stages)
+
+
+def budget_table(report: Report) -> Table:
+    """Asked against reached, as removed shares of the whole model, in all measures."""
+    language, budget = report.language, report.budget
+    labels = {"channels": "Channels", "params": "Parameters", "macs": "MACs", "latency": "Latency"}
+    rows = []
+    for target, label in labels.items():
+        is_target = target == budget.target
+        reached = budget.reached if is_target else getattr(budget, target)
+        difference = MISSING
+        if is_target:
+            difference = say(language, "{value} points", value=signed(100 * (reached - budget.asked), 1))
+        asked = percent(budget.asked, language) if is_target else MISSING
+        rows.append((say(language, label), asked, percent(reached, language), difference))
+    heads = ("share removed", "asked", "reached", "difference")
+    notes = (budget.note,) if budget.note else ()
+    title = say(language, "Asked against reached")
+    return Table(title, tuple(say(language, head) for head in heads), tuple(rows), "lrrr", notes)
+
+
+GROUP_HEADS = ("group", "kind", "before", "after", "removed", "asked", "indices removed")
+
+
+def group_cells(report: Report, group: GroupRecord) -> tuple[str, ...]:
+    """One row of the groups table."""
+    return (
+        group.name,
+        term(report.language, group.kind),
+        str(group.units_before),
+        str(group.units_after),
+        percent(group.removed_share, report.language),
+        percent(group.asked_ratio, report.language),
+        short_indices(group.removed, report.language),
+    )
+
+
+def groups_table(report: Report, limit: int | None = None) -> Table:
+    """The pruned groups, at most `limit` of them; those that stayed whole are counted in the notes by their reason."""
+    language = report.language
+    pruned = [group for group in report.groups if group.removed]
+    shown = pruned if limit is None else pruned[:limit]
+    rows = tuple((str(number), *group_cells(report, group)) for number, group in _numbered(report, shown))
+    notes = [_groups_count(report, len(pruned))]
+    if len(pruned) > len(shown):
+        phrase = "{count} more pruned groups are not shown here; a saved report lists them all."
+        notes.append(say(language, phrase, count=len(pruned) - len(shown)))
+    whole: dict[str, int] = {}
+    for group in report.groups:
+        if not group.removed:
+            whole[group.note] = whole.get(group.note, 0) + 1
+    for note, count in whole.items():
+        phrase = "Unpruned groups: {count} ({note})." if note else "Unpruned groups: {count}."
+        notes.append(say(language, phrase, count=count, note=term(language, note)))
+    notes += [f"{group.name}: {term(language, group.note)}" for group in shown if group.note]
+    columns = ("#", *(say(language, head) for head in GROUP_HEADS))
+    return Table(say(language, "Groups"), columns, rows, "rllrrrrl", tuple(notes))
+
+
+def _numbered(report: Report, groups: Iterable[GroupRecord]) -> list[tuple[int, GroupRecord]]:
+    """Groups with their numbers in the report, from 1; figures use the same numbers."""
+    wanted = {id(group) for group in groups}
+    return [(number, group) for number, group in enumerate(report.groups, 1) if id(group) in wanted]
+
+
+def _groups_count(report: Report, pruned: int) -> str:
+    if not report.groups:
+        return say(report.language, "No group was found that can be pruned.")
+    phrase = "{pruned} of {total} groups were pruned."
+    return say(report.language, phrase, pruned=pruned, total=len(report.groups))
+
+
+@dataclass(frozen=True)
+class FrozenReason:
+    """Everything that was frozen for one reason; `short` is `all` cut after a few layers and counted."""
+
+    reason: str
+    short: str
+    all: str
+    channels: str
+
+
+def frozen_reasons(report: Report) -> list[FrozenReason]:
+    """What was never a candidate, merged by reason."""
+    merged: dict[str, tuple[list[str], int]] = {}
+    for record in report.frozen:
+        layers, channels = merged.get(record.reason, ([], 0))
+        new = [layer for layer in record.layers if layer not in layers]
+        merged[record.reason] = (layers + new, channels + record.channels)
+    language = report.language
+    return [
+        FrozenReason(term(language, reason), _short_list(layers, language), ", ".join(layers) or MISSING, f"{count:,}")
+        for reason, (layers, count) in merged.items()
+    ]
+
+
+def _short_list(items: Sequence[str], language: str, most: int = 4) -> str:
+    if len(items) <= most:
+        return ", ".join(items) or MISSING
+    return ", ".join(items[:most]) + f", … ({say(language, '{count} in all', count=len(items))})"
+
+
+def frozen_table(report: Report, limit: int | None = None) -> Table:
+    """What was never a candidate, merged by reason; with a limit, so many reasons and their first layers."""
+    language = report.language
+    reasons = frozen_reasons(report)
+    rows = tuple((item.reason, item.all if limit is None else item.short, item.channels) for item in reasons[:limit])
+    columns = tuple(say(language, head) for head in ("reason", "layers", "channels"))
+    notes = () if rows else (say(language, "Nothing was frozen."),)
+    if len(reasons) > len(rows):
+        phrase = "{count} more reasons are not shown here; a saved report lists them all."
+        notes = (say(language, phrase, count=len(reasons) - len(rows)),)
+    return Table(say(language, "Frozen"), columns, rows, "llr", notes)
+
+
+def layers_table(report: Report, group: GroupRecord) -> Table:
+    """The parameters that a group's removal made smaller."""
+    language = report.language
+    heads = ("layer", "parameter", "dimension", "role", "before", "after")
+    rows = tuple(
+        (layer.name, layer.parameter, str(layer.dim), term(language, layer.role), str(layer.before), str(layer.after))
+        for layer in group.layers
+    )
+    return Table("", tuple(say(language, head) for head in heads), rows, "llrlrr")
+
+
+def settings_rows(report: Report) -> list[tuple[str, str]]:
+    """What the run was asked to do, as label and value."""
+    return [
+        (term(report.language, name.replace("_", " ")), _setting(value, report.language))
+        for name, value in report.settings.items()
+    ]
+
+
+def _setting(value: Any, language: str) -> str:
+    if value is None or value in ({}, [], ()):
+        return MISSING
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_setting(item, language)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_setting(item, language) for item in value)
+    if isinstance(value, bool):
+        return term(language, str(value)) if language != "en" else ("yes" if value else "no")
+    return term(language, value) if isinstance(value, str) else str(value)
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def proof_lines(report: Report) -> list[str]:
+    """The verification's result as a sentence, and the numbers behind it when there are any."""
+    language, proof = report.language, report.proof
+    verdicts = {
+        True: "The pruned model equals the original with the removed channels masked.",
+        False: "The pruned model differs from the original with the removed channels masked.",
+        None: "Verification was switched off.",
+    }
+    lines = [say(language, verdicts[proof.passed])]
+    if proof.max_relative_error is not None:
+        phrase = "Largest relative error {error}, tolerance {tolerance}, {dtype}, {runs} random inputs, {seconds} s."
+        error = f"{proof.max_relative_error:.1e}"
+        tolerance = MISSING if proof.tolerance is None else f"{proof.tolerance:.0e}"
+        seconds = f"{proof.seconds:.2g}"
+        numbers = {"error": error, "tolerance": tolerance, "dtype": proof.dtype, "runs": proof.runs}
+        lines.append(say(language, phrase, **numbers, seconds=seconds))
+    return lines + ([proof.note] if proof.note else [])
+
+
+def verdict(report: Report) -> str:
+    """The verification's result in a word."""
+    return say(report.language, {True: "proven", False: "failed", None: "not verified"}[report.proof.passed])
+
+
+def short_indices(indices: Sequence[int], language: str, runs: int | None = SHORT_RUNS) -> str:
+    """Indices as runs ("0–3, 7"), cut after a few runs and then counted; `runs=None` writes them all."""
+    if not indices:
+        return say(language, "none")
+    pieces = [f"{low}" if low == high else f"{low}–{high}" for low, high in _runs(sorted(indices))]
+    if runs is None or len(pieces) <= runs:
+        return ", ".join(pieces)
+    return ", ".join(pieces[:runs]) + f", … ({say(language, '{count} in all', count=len(indices))})"
+
+
+def _runs(ordered: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending indices as inclusive runs."""
+    runs: list[tuple[int, int]] = []
+    for index in ordered:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], index)
+        else:
+            runs.append((index, index))
+    return runs
+
+
+def scored_indices(group: GroupRecord) -> str:
+    """Every removed index with its score, in the original order."""
+    pairs = sorted(zip(group.removed, group.removed_scores, strict=True))
+    return ", ".join(f"{index}: {score:.4g}" for index, score in pairs)
+
+
+def cut_line(report: Report, group: GroupRecord) -> str:
+    """Where the cut through a group's scores lies."""
+    if group.cut is None:
+        return say(report.language, "No scores were recorded.") if group.scores is None else ""
+    removed, kept = group.cut
+    phrase = "Highest score removed {removed}, lowest score kept {kept}."
+    return say(report.language, phrase, removed=short_number(removed), kept=short_number(kept))
+
+
+def created_line(report: Report) -> str:
+    """When and with what the report was made."""
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    created = say(report.language, "Created {when}", when=report.created)
+    return f"{created} · {versions}" if versions else created
+
+
+# ---------------------------------------------------------------- terminal
+
+
+def render_text(report: Report) -> str:
+    """The report for a terminal: compact, without control characters, long lists cut and counted."""
+    language = report.language
+    metrics = metrics_table(report)
+    parts = [
+        printable(say(language, "Pruning report: {model}", model=report.model_name)),
+        printable(created_line(report)),
+        *([_text_warnings(report)] if report.warnings else []),
+        *([_text_settings(report)] if report.settings else []),
+        *([_text_table(metrics)] if metrics.rows else []),
+        _text_table(budget_table(report)),
+        "\n".join(
+            [f"{say(language, 'Proof')}: {verdict(report)}", *(f"  {printable(line)}" for line in proof_lines(report))]
+        ),
+        _text_table(groups_table(report, limit=TERMINAL_ROWS)),
+        _text_table(frozen_table(report, TERMINAL_REASONS), widest=90),
+    ]
+    return "\n\n".join([f"{parts[0]}\n{parts[1]}", *parts[2:]])
+
+
+def _text_warnings(report: Report) -> str:
+    return "\n".join([say(report.language, "Warnings"), *(f"  ! {printable(line)}" for line in report.warnings)])
+
+
+def _text_settings(report: Report) -> str:
+    pairs = " · ".join(f"{name}: {value}" for name, value in settings_rows(report) if value != MISSING)
+    lines = textwrap.wrap(printable(pairs), 104, break_long_words=False)
+    return "\n".join([say(report.language, "Settings"), *(f"  {line}" for line in lines)])
+
+
+def _text_table(table: Table, widest: int = 64) -> str:
+    """A table in aligned columns under its title; cells longer than `widest` lose their middle."""
+    lines = [table.title]
+    if table.rows:
+        cells = [[shorten(printable(cell), widest) for cell in row] for row in (table.columns, *table.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        body = ["  ".join(map(_pad, row, widths, table.align)).rstrip() for row in cells]
+        rule = "-" * max(map(len, body))
+        lines += [f"  {line}" for line in (body[0], rule, *body[1:])]
+    return "\n".join(lines + [f"  {printable(note)}" for note in table.notes])
+
+
+def _pad(cell: str, width: int, align: str) -> str:
+    return cell.rjust(width) if align == "r" else cell.ljust(width)
+
+
+def shorten(text: str, widest: int) -> str:
+    """The text with its middle replaced by … when it is longer than `widest` characters."""
+    if len(text) <= widest:
+        return text
+    head = (widest - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (widest - 1 - head) :]}"
+
+
+def printable(text: str) -> str:
+    """The text with line breaks and control characters written out, so that a name cannot steer the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+# ---------------------------------------------------------------- Markdown
+
+
+def render_markdown(report: Report) -> str:
+    """The report as a Markdown document with every group, its layers, and every removed index."""
+    language = report.language
+    tables = [metrics_table(report), budget_table(report), groups_table(report), frozen_table(report)]
+    parts = [f"# {markdown(say(language, 'Pruning report: {model}', model=report.model_name))}"]
+    parts.append(markdown(created_line(report)))
+    if report.warnings:
+        parts.append(f"## {say(language, 'Warnings')}")
+        parts.append("\n".join(f"- {markdown(line)}" for line in report.warnings))
+    parts += [_markdown_table(table) for table in tables[:2] if table.rows]
+    parts += [f"## {say(language, 'Proof')}", f"**{verdict(report)}** " + markdown(" ".join(proof_lines(report)))]
+    parts += [_markdown_table(table) for table in tables[2:]]
+    parts += [_markdown_group(report, number, group) for number, group in enumerate(report.groups, 1) if group.removed]
+    if report.settings:
+        parts.append(f"## {say(language, 'Settings')}")
+        parts.append("\n".join(f"- {markdown(name)}: {markdown(value)}" for name, value in settings_rows(report)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_group(report: Report, number: int, group: GroupRecord) -> str:
+    """One group's layers and removed indices, folded away."""
+    summary = html.escape(printable(f"{number} · {group.name} · {say(report.language, 'details')}"))
+    label, listed = _listed_indices(report, group, with_scores=True, runs=None)
+    body = [_markdown_table(layers_table(report, group)), f"{label}: {listed}", cut_line(report, group)]
+    body = "\n\n".join(part for part in body if part)
+    return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [f"## {table.title}", ""] if table.title else []
+    if table.rows:
+        lines.append(_markdown_row(table.columns))
+        lines.append("|" + "|".join("---:" if side == "r" else "---" for side in table.align) + "|")
+        lines += [_markdown_row(row) for row in table.rows] + [""]
+    lines += [f"- {markdown(note)}" for note in table.notes]
+    return "\n".join(lines).rstrip()
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(markdown(cell) for cell in cells) + " |"
+
+
+def markdown(text: str) -> str:
+    """Text that Markdown and the HTML inside it show as it is."""
+    escaped = html.escape(printable(text), quote=False)
+    # An underscore inside a word is plain already; escaping it would only make "layer_1" hard to read in the source.
+    return re.sub(r"([\\`*\[\]|~#])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", lambda found: "\\" + found[0], escaped)
+
+
+def _listed_indices(report: Report, group: GroupRecord, with_scores: bool, runs: int | None) -> tuple[str, str]:
+    """A label and the list of a group's removed indices, with scores where wanted and known."""
+    if with_scores and group.scores is not None:
+        return say(report.language, "indices removed: score"), scored_indices(group)
+    return say(report.language, "indices removed"), short_indices(group.removed, report.language, runs)
+
+
+# ---------------------------------------------------------------- HTML
+
+
+def render_page(report: Report) -> str:
+    """The report as one self-contained HTML page with figures; no script, nothing fetched from anywhere."""
+    return (
+        _environment().get_template("page.html.j2").render(**_html_parts(report, PAGE_LIMITS), figures=_figures(report))
+    )
+
+
+def render_notebook(report: Report) -> str:
+    """The report for a notebook cell: the page's tables without figures; equal reports give equal text."""
+    return _environment().get_template("notebook.html.j2").render(**_html_parts(report, NOTEBOOK_LIMITS))
+
+
+def with_minus(text: str) -> str:
+    """The text with a true minus sign before numbers; terminals keep the hyphen, which every encoding has."""
+    return re.sub(r"(?<![\w.])-(?=%?\d)", "−", text)
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("cleanai", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["minus"] = with_minus
+    return environment
+
+
+def _visible(value: Any) -> Any:
+    """Plain text without control characters, which HTML forbids; what is markup already passes unchanged."""
+    return printable(value) if type(value) is str else value
+
+
+def _html_parts(report: Report, limits: tuple[int, int]) -> dict[str, Any]:
+    """Everything the templates show, as strings and tables; `limits` as in `PAGE_LIMITS`."""
+    listed = sum(len(group.removed) for group in report.groups)
+    with_scores = listed <= limits[0]
+    runs = None if listed <= limits[1] else max(10, limits[1] // (4 * len(report.groups)))
+    return {
+        "report": report,
+        "language": report.language,
+        "say": functools.partial(say, report.language),
+        "title": say(report.language, "Pruning report: {model}", model=report.model_name),
+        "created": created_line(report),
+        "tiles": _tiles(report),
+        "verdict": verdict(report),
+        "verdict_class": {True: "proven", False: "failed", None: "unproven"}[report.proof.passed],
+        "proof": proof_lines(report),
+        "metrics": metrics_table(report),
+        "budget": budget_table(report),
+        "frozen": frozen_reasons(report),
+        "groups_note": _groups_count(report, sum(1 for group in report.groups if group.removed)),
+        "groups": [
+            _group_part(report, number, group, with_scores, runs) for number, group in enumerate(report.groups, 1)
+        ],
+        "listing_notes": _listing_notes(report, with_scores, runs),
+        "settings": settings_rows(report),
+    }
+
+
+def _listing_notes(report: Report, with_scores: bool, runs: int | None) -> list[str]:
+    """How to read the lists of indices, and what they leave out."""
+    phrases = ["Indices are those of the original model; a higher score means keep."]
+    if not with_scores and any(group.scores is not None for group in report.groups):
+        phrases.append("Scores of single units are in the JSON report: there are too many to list here.")
+    if runs is not None:
+        phrases.append("Long lists of indices are cut here; the JSON report has them whole.")
+    return [say(report.language, phrase) for phrase in phrases]
+
+
+def _group_part(report: Report, number: int, group: GroupRecord, with_scores: bool, runs: int | None) -> dict[str, Any]:
+    label, listed = _listed_indices(report, group, with_scores, runs)
+    return {
+        "number": number,
+        "cells": group_cells(report, group),
+        "pruned": bool(group.removed),
+        "note": term(report.language, group.note),
+        "layers": layers_table(report, group),
+        "indices_label": label,
+        "indices": listed if group.removed else "",
+        "cut": cut_line(report, group),
+        "kept_percent": round(100 * (1 - group.removed_share), 1),
+    }
+
+
+def _tiles(report: Report) -> list[tuple[str, str, str]]:
+    """The page's headline numbers: quantity, last stage's value, change against the first."""
+    table = metrics_table(report)
+    labels = [say(report.language, label) for label in ("Parameters", "MACs", "Latency", "Accuracy")]
+    if len(report.metrics) < 2:
+        return []
+    return [(row[0], row[-2], row[-1]) for row in table.rows if row[0] in labels and row[-2] != MISSING]
+
+
+def _figures(report: Report) -> dict[str, dict[str, str]]:
+    """The page's figures as embedded PNG, by place; what has no data has no figure."""
+    from cleanai import plots
+
+    makers: dict[str, tuple[str, Callable[[], Figure], bool]] = {
+        "metrics": ("Before and after", lambda: plots.plot_metrics(report), bool(report.metrics)),
+        "kept": ("Units kept per group", lambda: plots.plot_kept_channels(report), bool(report.groups)),
+        "scores": (
+            "Score distributions",
+            lambda: plots.plot_score_distributions(report),
+            bool(plots.scored_groups(report)),
+        ),
+        "training": (
+            "Training curve",
+            lambda: plots.plot_training(report.history or [], language=report.language),
+            plots.has_curves(report.history),
+        ),
+    }
+    return {
+        place: {"alt": say(report.language, alt), "data": _png(make())}
+        for place, (alt, make, wanted) in makers.items()
+        if wanted
+    }
+
+
+def _png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    # Without the drawing program's version the same report gives the same bytes on every machine alike.
+    figure.savefig(buffer, format="png", dpi=FIGURE_DPI, metadata={"Software": None})
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
