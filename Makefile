@@ -1,0 +1,57 @@
+# Works from a clean clone with nothing but python3 and make: every target sets up .venv first if it has to.
+SHELL := /bin/bash -o pipefail
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench lab lock clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+# Two waiting torch threads on a busy machine slow each other down many times over; this makes them wait quietly.
+export OMP_WAIT_POLICY := passive
+
+help: ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP) ## make .venv with the locked packages
+
+$(STAMP): pyproject.toml requirements.lock
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	touch $@
+
+demo: $(STAMP) ## prune a network trained on digits and write reports/; ARGS="--data cifar10 --language tr"
+	$(BIN)/cleanai demo $(ARGS)
+
+test: lint ## lint, types, tests, doctests and notebooks; what CI runs
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks/
+
+lint: $(STAMP) ## style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/ty check
+
+format: $(STAMP) ## rewrite the files in the project's style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(STAMP) ## how long analysis and slicing take
+	$(BIN)/python benchmarks/analysis.py
+
+lab: $(STAMP) ## open the notebooks
+	$(BIN)/jupyter lab notebooks
+
+# Needs no stamp: the lock is what the stamp depends on.
+lock: ## resolve requirements.lock anew
+	test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; }
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --generate-hashes --no-emit-index-url --no-annotate \
+		--no-header pyproject.toml -o requirements.lock
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
