@@ -1,0 +1,303 @@
+"""Data for the pipeline: scikit-learn's digits, which need no download, and CIFAR-10 from a folder of the user's.
+
+Nothing is ever downloaded. Files are looked for under the data root: the folder named by the environment variable
+``CLEANAI_DATA``, or ``data/`` in the working directory. What is missing is named, with where it was looked for and how
+to get it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset, default_collate
+from tqdm.auto import tqdm
+
+from cleanai.errors import InputError
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_FOLDER = "cifar-10-batches-py"
+CIFAR10_ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-python.tar.xz")
+
+# The trained CIFAR ResNets were trained with the ImageNet numbers, not with CIFAR-10's own.
+CIFAR10_MEAN = (0.485, 0.456, 0.406)
+CIFAR10_STD = (0.229, 0.224, 0.225)
+
+DIGITS_MEAN, DIGITS_STD = 0.3053, 0.3760  # of the 1,797 images, scaled to 0..1
+DIGITS_CALIBRATION_SIZE = 297
+DIGITS_TEST_SIZE = 450
+
+
+class DataMissingError(InputError):
+    """Data or weights that are not under the data root; the message says how to get them.
+
+    Attributes:
+        missing: what was looked for.
+        looked_in: the folders where it was looked for.
+        source: a command or place to get it from.
+    """
+
+    def __init__(self, missing: str, looked_in: Sequence[Path], source: str) -> None:
+        self.missing = missing
+        self.looked_in = [str(place.absolute()) for place in looked_in]
+        self.source = source
+        super().__init__(self.describe())
+
+    def describe(self, language: str = "en") -> str:
+        """The message in English or, for "tr", in Turkish."""
+        if language == "tr":
+            return (
+                f"{self.missing}: bulunamadı. Bakılan yerler: {', '.join(self.looked_in)}. Edinmek için:\n"
+                f"    {self.source}\n"
+                "ya da dosyaların bulunduğu klasörü CLEANAI_DATA değişkenine yazın (ayrıntılar: data/README.md)."
+            )
+        return (
+            f"{self.missing}: not found. Looked in {' and '.join(self.looked_in)}. To get it:\n"
+            f"    {self.source}\n"
+            "or set CLEANAI_DATA to the folder that has it (details: data/README.md)."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitsData:
+    """The digits in three disjoint parts: pruning looks at `calibration` only, accuracy is measured on `test`."""
+
+    train: TensorDataset
+    calibration: TensorDataset
+    test: TensorDataset
+
+
+def data_root() -> Path:
+    """The folder where data lie: the environment variable ``CLEANAI_DATA``, or ``data`` in the working directory."""
+    return Path(os.environ.get("CLEANAI_DATA") or "data").expanduser()
+
+
+def cache_root() -> Path:
+    """The folder for unpacked archives: the environment variable ``CLEANAI_CACHE``, or ``~/.cache/cleanai``."""
+    return Path(os.environ.get("CLEANAI_CACHE") or "~/.cache/cleanai").expanduser()
+
+
+def load_digits_data(seed: int = 0) -> DigitsData:
+    """scikit-learn's 1,797 handwritten digits: 1,050 for training, 297 for calibration, 450 for testing.
+
+    Images are float32 of shape (1, 8, 8) with mean 0 and standard deviation 1, labels int64 from 0 to 9. The parts
+    are disjoint and depend on the seed alone; torch's and NumPy's global random states are not used.
+
+    Example:
+        >>> data = load_digits_data()
+        >>> len(data.train), len(data.calibration), len(data.test)
+        (1050, 297, 450)
+    """
+    from sklearn.datasets import load_digits  # takes a second, which only those who need the digits should wait
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels).to(torch.float32).reshape(-1, 1, 8, 8) / 16.0
+    images = (images - DIGITS_MEAN) / DIGITS_STD
+    targets = torch.from_numpy(labels).to(torch.int64)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    test, calibration, train = order.split(
+        [DIGITS_TEST_SIZE, DIGITS_CALIBRATION_SIZE, len(order) - DIGITS_TEST_SIZE - DIGITS_CALIBRATION_SIZE]
+    )
+    parts = [TensorDataset(images[part], targets[part]) for part in (train, calibration, test)]
+    return DigitsData(*parts)
+
+
+def load_cifar10(split: str = "test", *, limit: int | None = None, seed: int | None = None) -> TensorDataset:
+    """CIFAR-10 images, normalised for the trained ResNets, all in memory.
+
+    Images are float32 of shape (3, 32, 32), labels int64 from 0 to 9. Looks for the folder ``cifar-10-batches-py`` in
+    the data root and in its ``cifar10`` folder. Where only an archive lies there, it is unpacked once into the cache
+    (see `cache_root`).
+
+    Args:
+        split: "train" (50,000 images) or "test" (10,000).
+        limit: keep so many images only (the whole training split takes 614 MB); None keeps all.
+        seed: draw them at random with this seed; None keeps the first ones.
+
+    Raises:
+        DataMissingError: if the data are in none of these places.
+        InputError: if split or limit make no sense.
+
+    Example:
+        >>> images, labels = load_cifar10("test", limit=100).tensors  # doctest: +SKIP
+    """
+    if split not in ("train", "test"):
+        raise InputError(f"load_cifar10: split must be 'train' or 'test', got {split!r}.")
+    if limit is not None and limit < 1:
+        raise InputError(f"load_cifar10: limit must be at least 1 or None, got {limit}.")
+    from torchvision.datasets import CIFAR10
+
+    dataset = CIFAR10(str(find_cifar10()), train=split == "train", download=False)
+    chosen = _choose_rows(len(dataset.data), limit, seed)
+    labels = torch.tensor(dataset.targets, dtype=torch.int64)[chosen]
+    return TensorDataset(normalise_cifar10(dataset.data[chosen.numpy()]), labels)
+
+
+def normalise_cifar10(pixels: NDArray[np.uint8]) -> Tensor:
+    """Pixels (N, 32, 32, 3) of 0..255 as the float32 tensor (N, 3, 32, 32) that the trained ResNets expect.
+
+    Example:
+        >>> normalise_cifar10(np.zeros((1, 32, 32, 3), dtype=np.uint8))[0, :, 0, 0]
+        tensor([-2.1179, -2.0357, -1.8044])
+    """
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(255.0)
+    mean = torch.tensor(CIFAR10_MEAN).reshape(3, 1, 1)
+    std = torch.tensor(CIFAR10_STD).reshape(3, 1, 1)
+    return images.sub_(mean).div_(std)
+
+
+def augment_cifar10(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The images (N, 3, 32, 32), each shifted by up to 4 pixels over a border of zeros and mirrored half of the time.
+
+    This is how the CIFAR ResNets were trained (He et al., 2016, section 4.2).
+
+    Example:
+        >>> augment_cifar10(torch.ones(5, 3, 32, 32), torch.Generator().manual_seed(0)).shape
+        torch.Size([5, 3, 32, 32])
+    """
+    count, _, height, width = images.shape
+    padded = functional.pad(images, (4, 4, 4, 4))
+    shifts = torch.randint(0, 9, (2, count, 1), generator=generator)
+    rows, columns = shifts[0] + torch.arange(height), shifts[1] + torch.arange(width)
+    mirrored = torch.rand(count, 1, generator=generator) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    picked = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2).contiguous()
+
+
+def find_cifar10() -> Path:
+    """The folder that holds ``cifar-10-batches-py``, from where torchvision's CIFAR10 reads.
+
+    Unpacks an archive into the cache if that is all there is.
+
+    Raises:
+        DataMissingError: if there is neither the folder nor an archive.
+    """
+    root = data_root()
+    places = (root, root / "cifar10")
+    for place in places:
+        if (place / CIFAR10_FOLDER).is_dir():
+            return place
+    for place in places:
+        for name in CIFAR10_ARCHIVES:
+            if (place / name).is_file():
+                return unpack_archive(place / name, CIFAR10_FOLDER)
+    raise DataMissingError(
+        f"CIFAR-10 ({', '.join((CIFAR10_FOLDER, *CIFAR10_ARCHIVES))})",
+        places,
+        f"python -c \"from torchvision.datasets import CIFAR10; CIFAR10(r'{root}', download=True)\"",
+    )
+
+
+def unpack_archive(archive: Path, folder: str) -> Path:
+    """The cache folder that holds the content of a tar archive; unpacks it only if it is not there yet.
+
+    Args:
+        archive: a .tar.gz or .tar.xz file. Members that would land outside the cache are refused.
+        folder: the folder the archive must contain.
+
+    Raises:
+        InputError: if the archive cannot be unpacked or does not contain the folder; the cache is unchanged.
+    """
+    target = cache_root() / f"{archive.name.split('.')[0]}-{_fingerprint(archive)}"
+    if (target / folder).is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Unpacked beside the target and renamed at the end, so that an interrupted run leaves no half-filled cache.
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        _extract(archive, scratch)
+        if not (scratch / folder).is_dir():
+            raise InputError(f"{archive} holds no folder {folder}.")
+        _rename(scratch, target, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def trained_weights_path(name: str) -> Path:
+    """The path of a trained CIFAR ResNet's safetensors file under the data root, such as "resnet20".
+
+    Raises:
+        DataMissingError: if it is neither in ``cifar10/models`` nor in ``models``.
+    """
+    root = data_root()
+    places = (root / "cifar10" / "models", root / "models")
+    for place in places:
+        if (path := place / f"{name}.safetensors").is_file():
+            return path
+    raise DataMissingError(
+        f"{name}.safetensors",
+        places,
+        "github.com/akamaster/pytorch_resnet_cifar10 (pretrained_models/ → safetensors)",
+    )
+
+
+def make_loader(
+    dataset: TensorDataset,
+    *,
+    batch_size: int = 128,
+    shuffle_seed: int | None = None,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+) -> DataLoader:
+    """A loader over data in memory, shuffled anew in each pass if a seed is given; torch's random state is not used.
+
+    ``augment(images, generator)`` changes the images of each batch, as `augment_cifar10` does.
+    """
+    generator = torch.Generator().manual_seed(shuffle_seed or 0)  # without one, each pass draws from the global state
+
+    def collate(rows: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        images, *rest = default_collate(rows)
+        return [images if augment is None else augment(images, generator), *rest]
+
+    return DataLoader(
+        dataset, batch_size=batch_size, shuffle=shuffle_seed is not None, generator=generator, collate_fn=collate
+    )
+
+
+def _choose_rows(total: int, limit: int | None, seed: int | None) -> Tensor:
+    if limit is not None and limit > total:
+        raise InputError(f"load_cifar10: limit is {limit}, but the split has only {total} images.")
+    if seed is None:
+        return torch.arange(total)[:limit]
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:limit]
+
+
+def _fingerprint(archive: Path) -> str:
+    """A short name for this very file (path, size, time), so that another archive gets a cache folder of its own."""
+    status = archive.stat()
+    identity = f"{archive.absolute()}|{status.st_size}|{status.st_mtime_ns}"
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+
+def _extract(archive: Path, destination: Path) -> None:
+    try:
+        with tarfile.open(archive) as tar:
+            for member in _show_progress(tar, archive):
+                tar.extract(member, destination, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InputError(f"{archive} cannot be unpacked into {destination.parent}: {error}") from error
+
+
+def _show_progress(tar: tarfile.TarFile, archive: Path) -> Iterator[tarfile.TarInfo]:
+    with tqdm(tar, desc=f"unpacking {archive.name}", unit="file", leave=False, disable=None) as members:
+        yield from members
+
+
+def _rename(scratch: Path, target: Path, folder: str) -> None:
+    try:
+        scratch.rename(target)
+    except OSError:
+        if not (target / folder).is_dir():  # unless another process was faster with the same archive
+            raise

@@ -1,0 +1,246 @@
+"""Reference networks: CIFAR ResNets with option-A shortcuts, torchvision's ResNet-18 in CIFAR form, one for digits.
+
+Weights load from safetensors files, which hold tensors and nothing that could run.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models import resnet18
+
+from cleanai.errors import InputError
+
+CIFAR_WIDTHS = (16, 32, 64)
+
+
+class PaddedShortcut(nn.Module):
+    """The parameter-free shortcut of He et al. (2016), option A: every second pixel, new channels filled with zeros.
+
+    Shapes: (N, C, H, W) to (N, zeros_before + C + zeros_after, ceil(H / 2), ceil(W / 2)).
+    """
+
+    def __init__(self, zeros_before: int, zeros_after: int) -> None:
+        super().__init__()
+        self.zeros_before = zeros_before
+        self.zeros_after = zeros_after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.zeros_before, self.zeros_after))
+
+    def extra_repr(self) -> str:
+        return f"zeros_before={self.zeros_before}, zeros_after={self.zeros_after}"
+
+
+class CifarBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut around them.
+
+    Shapes: (N, in_channels, H, W) to (N, channels, H / stride, W / stride).
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != channels:
+            added = channels - in_channels
+            self.shortcut = PaddedShortcut(zeros_before=added // 2, zeros_after=added - added // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return functional.relu(out + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """The CIFAR ResNet of He et al. (2016), section 4.2: three stages of n blocks, 6n + 2 layers, (N, 3, 32, 32) in."""
+
+    def __init__(self, blocks_per_stage: int, num_classes: int = 10) -> None:
+        super().__init__()
+        narrow, middle, wide = CIFAR_WIDTHS
+        self.conv1 = nn.Conv2d(3, narrow, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(narrow)
+        self.layer1 = _stack_blocks(narrow, narrow, blocks_per_stage, stride=1)
+        self.layer2 = _stack_blocks(narrow, middle, blocks_per_stage, stride=2)
+        self.layer3 = _stack_blocks(middle, wide, blocks_per_stage, stride=2)
+        self.linear = nn.Linear(wide, num_classes)
+        _initialise_convolutions(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.layer3(self.layer2(self.layer1(out)))
+        return self.linear(out.mean(dim=(2, 3)))
+
+
+def cifar_resnet(depth: int, num_classes: int = 10) -> CifarResNet:
+    """An untrained CIFAR ResNet of depth 6n + 2 (20, 32, 44, 56, 110, ...) with option-A shortcuts.
+
+    State-dict keys: conv1, bn1, layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}, linear.
+
+    Raises:
+        InputError: if the depth is not 6n + 2 with n >= 1.
+
+    Example:
+        >>> import torch
+        >>> cifar_resnet(20)(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise InputError(f"cifar_resnet: depth must be 6n + 2 with n >= 1 (8, 14, 20, 32, 44, 56, ...), got {depth}.")
+    return CifarResNet((depth - 2) // 6, num_classes)
+
+
+def resnet20(num_classes: int = 10) -> CifarResNet:
+    """An untrained CIFAR ResNet-20: 269,722 parameters with ten classes."""
+    return cifar_resnet(20, num_classes)
+
+
+def resnet32(num_classes: int = 10) -> CifarResNet:
+    """An untrained CIFAR ResNet-32: 464,154 parameters with ten classes."""
+    return cifar_resnet(32, num_classes)
+
+
+def resnet44(num_classes: int = 10) -> CifarResNet:
+    """An untrained CIFAR ResNet-44: 658,586 parameters with ten classes."""
+    return cifar_resnet(44, num_classes)
+
+
+def resnet56(num_classes: int = 10) -> CifarResNet:
+    """An untrained CIFAR ResNet-56: 853,018 parameters with ten classes."""
+    return cifar_resnet(56, num_classes)
+
+
+def resnet18_cifar(num_classes: int = 10) -> nn.Module:
+    """torchvision's ResNet-18 for 32×32 images, untrained: 3×3 stem of stride 1, no max-pool, 11,173,962 parameters.
+
+    Example:
+        >>> import torch
+        >>> resnet18_cifar()(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
+    """
+    model = resnet18(num_classes=num_classes)
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own stem
+    model.maxpool = nn.Identity()
+    return model
+
+
+class ProjectedBlock(nn.Module):
+    """Two 3×3 convolutions with a 1×1 convolution as shortcut wherever the shape changes (option B).
+
+    Shapes: (N, in_channels, H, W) to (N, channels, H / stride, W / stride).
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != channels:
+            projection = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return functional.relu(out + self.shortcut(x))
+
+
+class DigitsResNet(nn.Module):
+    """A small residual network for scikit-learn's digits: (N, 1, 8, 8) in, (N, 10) out, three blocks."""
+
+    def __init__(self, width: int = 16, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.block1 = ProjectedBlock(width, width)
+        self.block2 = ProjectedBlock(width, 2 * width, stride=2)
+        self.block3 = ProjectedBlock(2 * width, 2 * width)
+        self.linear = nn.Linear(2 * width, num_classes)
+        _initialise_convolutions(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.block3(self.block2(self.block1(out)))
+        return self.linear(out.mean(dim=(2, 3)))
+
+
+def digits_resnet(width: int = 16) -> DigitsResNet:
+    """An untrained residual network for 1×8×8 digits, with BatchNorm and one downsampling 1×1 shortcut.
+
+    Example:
+        >>> import torch
+        >>> digits_resnet()(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+    return DigitsResNet(width)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+    """The same model with the weights of a safetensors file loaded; nothing in the file is executed.
+
+    Every tensor must fit by name and shape. BatchNorm's ``num_batches_tracked`` may be missing, as in files converted
+    from old checkpoints.
+
+    Raises:
+        InputError: if the file is missing or no safetensors file, or if names or shapes differ from the model's; the
+            model is unchanged then.
+
+    Example:
+        >>> load_weights(resnet20(), "resnet20.safetensors")  # doctest: +SKIP
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"load_weights: there is no file {path}.")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise InputError(
+            f"load_weights: {path} is not a safetensors file ({error}). Pickled checkpoints are not read, since they "
+            "can run code; convert one with torch.load(..., weights_only=True) and safetensors.torch.save_file."
+        ) from error
+    own = model.state_dict()
+    problems = _list_misfits(own, tensors)
+    if problems:
+        raise InputError(f"load_weights: {path} does not fit {type(model).__name__}: " + "; ".join(problems))
+    model.load_state_dict({**own, **tensors})
+    return model
+
+
+def _list_misfits(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> list[str]:
+    missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in tensors if name not in own]
+    reshaped = [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    found = [("missing", missing), ("not in the model", unknown), ("of another shape", reshaped)]
+    return [f"{len(names)} {what} ({_shorten(names)})" for what, names in found if names]
+
+
+def _shorten(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _stack_blocks(in_channels: int, channels: int, count: int, stride: int) -> nn.Sequential:
+    first = CifarBlock(in_channels, channels, stride)
+    return nn.Sequential(first, *(CifarBlock(channels, channels, stride=1) for _ in range(count - 1)))
+
+
+def _initialise_convolutions(model: nn.Module) -> None:
+    """He initialisation, fan in, as the paper of these networks uses it."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_in = module.in_channels * math.prod(module.kernel_size)
+            nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_in))
