@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -19,6 +20,8 @@ from cleanai.fields import Cut, IntArray, Labelled, Relation
 from cleanai.rules import Context, Site, apply_rule
 from cleanai.trace import Trace
 
+BoolArray = NDArray[np.bool_]
+HashArray = NDArray[np.uint64]
 Role = Literal["output", "input"]
 Mode = Literal["outer", "inner"]
 
@@ -153,9 +156,9 @@ def _label_trace(context: Context, trace: Trace) -> LabelledTrace:
     values: list[list[Labelled]] = []
     for op in trace.operations:
         if op.state is not None:
-            values.append([context.label_state(op.state)])
+            values.append([context.label_state(op.state, op.shapes[0])])
         elif op.kind == "Input":
-            values.append([Labelled(op.shapes[0])])
+            values.append([Labelled(op.shapes[0], is_input=True)])
         else:
             inputs = [None if v is None else _value_of(values, v.operation, v.output) for v in op.inputs]
             try:
@@ -164,6 +167,8 @@ def _label_trace(context: Context, trace: Trace) -> LabelledTrace:
                 raise TraceError(f"the rule for {op.where} failed on shapes {op.shapes}: {error}") from error
             if all(value is not None and value.is_weight for value in inputs) and op.kind != "Embedding":
                 outputs = [replace(value, is_weight=True) for value in outputs]
+            elif all(value is not None and value.is_input for value in inputs):
+                outputs = [replace(value, is_input=True) for value in outputs]
             values.append(outputs)
     for output in trace.outputs:
         context.labels.freeze_value(_value_of(values, output.operation, output.output), "the output of the model")
@@ -187,20 +192,44 @@ def _components(count: int, pairs: Sequence[tuple[IntArray, IntArray]]) -> IntAr
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
+def link_classes(context: Context) -> IntArray:
+    """What lives and dies together before anything is frozen or a way of cutting is chosen: a class for each label.
+
+    Indices of split dimensions whose parts along every new axis go together are one as well.
+    """
+    labels = context.labels
+    base = _components(labels.count, labels.unions)
+    if not labels.relations:
+        return base
+    codes = []
+    for relation in labels.relations:
+        code = np.zeros(relation.flat.size, np.uint64)
+        for position, level in enumerate(relation.levels):
+            classes = base[np.broadcast_to(level, relation.flat.shape).ravel()]
+            code += _hash(_hash(classes) + np.uint64(position))
+        codes.append(code)
+    everything = np.concatenate(codes)
+    order = np.argsort(everything, kind="stable")
+    flat = np.concatenate([relation.flat.ravel() for relation in labels.relations])[order]
+    same = everything[order][1:] == everything[order][:-1]
+    return _components(labels.count, [*labels.unions, (flat[1:][same], flat[:-1][same])])
+
+
 class _Axes:
     """The axes of all relations, and which of them are one because they share a label class."""
 
-    def __init__(self, relations: Sequence[Relation], component: IntArray, frozen_classes: IntArray) -> None:
+    def __init__(self, relations: Sequence[Relation], component: IntArray, frozen: BoolArray) -> None:
         levels = [(r, j) for r, relation in enumerate(relations) for j in range(len(relation.levels))]
         self._index = {key: number for number, key in enumerate(levels)}
         classes = [component[relations[r].levels[j].ravel()] for r, j in levels]
         flats = [component[relation.flat.ravel()] for relation in relations]
-        self.frozen = [bool(np.isin(c, frozen_classes).all()) for c in classes]
+        self.frozen = [bool(frozen[c].all()) for c in classes]
+        self.flat_frozen = [bool(frozen[c].all()) for c in flats]
         self.group = self._join(classes)
         owners = [self._index[(r, 0)] for r in range(len(relations))]
         links = [
-            (np.array([self._index[(r, 0)]] * (len(relation.levels) - 1)), np.array([self._index[(r, j)] for j in range(1, len(relation.levels))]))
-            for r, relation in enumerate(relations)
+            (np.full(len(relation.levels) - 1, start), start + np.arange(1, len(relation.levels)))
+            for start, relation in zip(owners, relations, strict=True)
         ]
         self.structure = self._join([*classes, *flats], links, owners)
 
@@ -224,6 +253,9 @@ def _active_levels(relations: Sequence[Relation], axes: _Axes, modes: Mapping[in
     chosen: list[int | None] = []
     active: dict[int, set[int]] = {}
     for r, relation in enumerate(relations):
+        if axes.flat_frozen[r]:  # nothing of it can go: it has no say in how the others are cut
+            chosen.append(None)
+            continue
         structure = int(axes.structure[axes.number(r, 0)])
         taken = active.setdefault(structure, set())
         free = [j for j in range(len(relation.levels)) if not axes.frozen[axes.number(r, j)]]
@@ -261,9 +293,9 @@ def _row_constraints(
         labels = relation.levels[level]
         own = max(dim for dim in range(labels.ndim) if labels.shape[dim] > 1)
         moved = np.moveaxis(labels, own, -1)
-        rows = np.broadcast_to(np.arange(moved.size // moved.shape[-1])[:, None], (moved.size // moved.shape[-1], moved.shape[-1]))
-        if rows[-1, 0] > 0:
-            constraints.append(_Constraint(class_of[moved.ravel()], rows.ravel()))
+        rows = np.repeat(np.arange(moved.size // moved.shape[-1]), moved.shape[-1])
+        if rows[-1] > 0:
+            constraints.append(_Constraint(class_of[moved.ravel()], rows))
     for cut in cuts:
         context = int(np.prod(cut.labels.shape[:-1]))
         offset = np.arange(context).reshape(*cut.labels.shape[:-1], 1) * (int(cut.rows.max()) + 1)
@@ -271,39 +303,56 @@ def _row_constraints(
     return constraints
 
 
-def _row_counts(constraint: _Constraint) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-    """(class, row, how many positions) for every class in the constraint, and the size of each row."""
+def _distinct(values: IntArray) -> IntArray:
+    """The distinct values, ascending (by sorting: numpy's hashing is many times slower on these)."""
+    ordered = np.sort(values, kind="stable")
+    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered
+
+
+def _mask_of(count: int, class_of: IntArray, arrays: Iterable[IntArray]) -> BoolArray:
+    """Which classes occur in some label arrays."""
+    mask = np.zeros(count, bool)
+    for array in arrays:
+        mask[class_of[array.ravel()]] = True
+    return mask
+
+
+@dataclass
+class _Rows:
+    """A constraint counted: ``counts[i]`` positions of class ``classes[i]`` are in row ``rows[i]``."""
+
+    classes: IntArray
+    rows: IntArray
+    counts: IntArray
+    uneven: IntArray
+
+
+def _count_rows(constraint: _Constraint) -> _Rows:
+    """The counts of a constraint, and its uneven classes: removing one would change one row's share against another's."""
     rows = int(constraint.rows.max()) + 1
-    keys, counts = np.unique(constraint.classes * rows + constraint.rows, return_counts=True)
-    return keys // rows, keys % rows, counts, np.bincount(constraint.rows, minlength=rows)
-
-
-def _unbalanced(constraint: _Constraint) -> IntArray:
-    """Classes whose removal would change one row's share against another's."""
-    classes, rows, counts, sizes = _row_counts(constraint)
-    used = sizes > 0
-    names, inverse = np.unique(classes, return_inverse=True)
-    share = counts / sizes[rows]
-    rows_touched = np.bincount(inverse)
-    low = np.full(len(names), np.inf)
-    high = np.zeros(len(names))
-    np.minimum.at(low, inverse, share)
-    np.maximum.at(high, inverse, share)
-    even = (rows_touched == used.sum()) & (high - low < 1e-12)
-    return names[~even]
+    keys = np.sort(constraint.classes * rows + constraint.rows)
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    counts = np.diff(np.append(starts, len(keys)))
+    classes, row = keys[starts] // rows, keys[starts] % rows
+    sizes = np.bincount(constraint.rows, minlength=rows)
+    first = np.flatnonzero(np.concatenate([[True], classes[1:] != classes[:-1]]))
+    share = counts / sizes[row]
+    spread = np.maximum.reduceat(share, first) - np.minimum.reduceat(share, first)
+    touched = np.diff(np.append(first, len(classes)))
+    even = (touched == np.count_nonzero(sizes)) & (spread < 1e-12)
+    return _Rows(classes, row, counts, classes[first][~even])
 
 
 def solve_coupling(coupling: Coupling) -> Coupling:
-    """Resolves labels into classes, units, groups and constraints; call again after `Coupling.freeze_group` or a mode change."""
+    """Resolves labels into classes, units, groups and constraints; again after `Coupling.freeze_group` or a new mode."""
     context = coupling.context
     labels = context.labels
     freezes = [*labels.freezes, *coupling.manual]
-    base = _components(labels.count, labels.unions)
-    frozen_base = np.unique(base[np.concatenate([f for f, _ in freezes])]) if freezes else np.zeros(0, np.int64)
     pairs = list(labels.unions)
     active: list[int | None] = []
     if labels.relations:
-        axes = _Axes(labels.relations, base, frozen_base)
+        base = _components(labels.count, labels.unions)
+        axes = _Axes(labels.relations, base, _mask_of(labels.count, base, [f for f, _ in freezes]))
         active = _active_levels(labels.relations, axes, coupling.modes)
         coupling.structure_of = {r: int(axes.structure[axes.number(r, 0)]) for r in range(len(labels.relations))}
         for relation, level in zip(labels.relations, active, strict=True):
@@ -315,46 +364,63 @@ def solve_coupling(coupling: Coupling) -> Coupling:
                 # What is removed along one axis is whole along the others.
                 freezes.extend((other.ravel(), _OTHER_AXIS) for j, other in enumerate(relation.levels) if j != level)
     class_of = _components(labels.count, pairs)
-    reasons = _freeze_reasons(class_of, freezes)
-    constraints = _row_constraints(labels.relations, active, labels.list_cuts(), class_of)
-    _freeze_unbalanced(constraints, reasons)
+    count = int(class_of.max()) + 1
+    reasons, reason_of = _freeze_reasons(count, class_of, freezes)
+    constraints = [
+        (constraint, _count_rows(constraint))
+        for constraint in _row_constraints(labels.relations, active, labels.list_cuts(), class_of)
+    ]
+    _freeze_unbalanced(constraints, reasons, reason_of)
     coupling.class_of = class_of
-    coupling.groups = _build_groups(context, class_of, reasons, constraints, labels.relations, active)
-    coupling.frozen = _list_frozen(context, class_of, reasons)
+    kinds = _Kinds(
+        _mask_of(count, class_of, context.heads),
+        _mask_of(count, class_of, _levels(labels.relations, active, last=False)),
+    )
+    rows = [counted for _, counted in constraints]
+    coupling.groups = _Grouping(context, class_of, reason_of < 0, rows).build(kinds)
+    coupling.frozen = _list_frozen(context, class_of, reasons, reason_of)
     return coupling
 
 
-def _freeze_reasons(class_of: IntArray, freezes: Iterable[tuple[IntArray, str]]) -> dict[int, str]:
-    reasons: dict[int, str] = {}
-    for labels, reason in freezes:
-        for name in np.unique(class_of[labels]).tolist():
-            reasons.setdefault(name, reason)
-    return reasons
+def _levels(relations: Sequence[Relation], active: Sequence[int | None], last: bool) -> list[IntArray]:
+    """The labels of the active axes that are, or are not, the innermost of their relation."""
+    chosen = [(r, j) for r, j in zip(relations, active, strict=True) if j is not None]
+    return [r.levels[j] for r, j in chosen if (j + 1 == len(r.levels)) is last]
 
 
-def _freeze_unbalanced(constraints: Sequence[_Constraint], reasons: dict[int, str]) -> None:
+def _freeze_reasons(
+    count: int, class_of: IntArray, freezes: Sequence[tuple[IntArray, str]]
+) -> tuple[list[str], IntArray]:
+    """The distinct reasons, and for each class the number of the first one given for it, -1 for none."""
+    numbers = {reason: number for number, reason in enumerate(dict.fromkeys(reason for _, reason in freezes))}
+    reason_of = np.full(count, -1, np.int64)
+    for labels, reason in reversed(freezes):
+        reason_of[class_of[labels]] = numbers[reason]
+    return list(numbers), reason_of
+
+
+def _freeze_unbalanced(constraints: Sequence[tuple[_Constraint, _Rows]], reasons: list[str], reason_of: IntArray) -> None:
     """Where frozen channels leave rows uneven, the rest of those rows must stay as well."""
+    reasons.append("the other parts it must stay equal to cannot shrink")
     changed = True
     while changed:
         changed = False
-        for constraint in constraints:
-            frozen = np.isin(constraint.classes, np.fromiter(reasons, np.int64, len(reasons)))
+        for constraint, counted in constraints:
+            frozen = reason_of[constraint.classes] >= 0
             if not frozen.any() or frozen.all():
                 continue
             sizes = np.bincount(constraint.rows)
             share = np.bincount(constraint.rows, weights=frozen, minlength=len(sizes))[sizes > 0] / sizes[sizes > 0]
-            if share.max() - share.min() < 1e-12:
-                continue
-            for name in _unbalanced(constraint).tolist():
-                if name not in reasons:
-                    reasons[name] = "the other parts it must stay equal to cannot shrink"
-                    changed = True
+            loose = counted.uneven[reason_of[counted.uneven] < 0]
+            if share.max() - share.min() >= 1e-12 and len(loose):
+                reason_of[loose] = len(reasons) - 1
+                changed = True
 
 
 # ---------------------------------------------------------------------------------------------------------- grouping
 
 
-def _hash(numbers: IntArray) -> NDArrayU:
+def _hash(numbers: NDArray[Any]) -> HashArray:
     """Well-mixed 64-bit hashes (splitmix64), to compare sets by the sum of their members' hashes."""
     mixed = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -362,212 +428,180 @@ def _hash(numbers: IntArray) -> NDArrayU:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-NDArrayU = np.ndarray
+@dataclass(frozen=True)
+class _Kinds:
+    """Classes that are attention heads, and classes that are whole rows of a split dimension."""
+
+    heads: BoolArray
+    rows: BoolArray
+
+    def name(self, cls: int) -> str:
+        return "heads" if self.heads[cls] else "groups" if self.rows[cls] else "channels"
 
 
-def _build_groups(
-    context: Context,
-    class_of: IntArray,
-    reasons: Mapping[int, str],
-    constraints: Sequence[_Constraint],
-    relations: Sequence[Relation],
-    active: Sequence[int | None],
-) -> tuple[Group, ...]:
-    dims = [(name, axis, value) for name, value in context.states.items() for axis in value.fields]
-    if not dims:
-        return ()
-    classes = [class_of[value.fields[axis].ravel()] for _, axis, value in dims]
-    sizes = np.array([len(c) for c in classes])
-    owner = np.repeat(np.arange(len(dims)), sizes)
-    flat = np.concatenate(classes)
-    count = int(class_of.max()) + 1
-    free = np.ones(count, bool)
-    free[np.fromiter(reasons, np.int64, len(reasons))] = False
-    # Two classes belong to one group when they touch the same dimensions: compare the hashes of those sets.
-    keys = np.unique(flat * len(dims) + owner)
-    signature = np.zeros(count, np.uint64)
-    np.add.at(signature, keys // len(dims), _hash(keys % len(dims) + 1))
-    present = np.unique(flat)
-    present = present[free[present]]
-    if not len(present):
-        return ()
-    tied, atom = _tie(constraints, present, signature, count)
-    _, first = np.unique(tied[present], return_index=True)
-    order_of = {int(tied[present[i]]): None for i in sorted(first)}
-    # Groups in the order in which their first dimension was traced.
-    seen_at = np.full(count, len(flat))
-    np.minimum.at(seen_at, flat, np.arange(len(flat)))
-    starts: dict[int, int] = dict.fromkeys(order_of, len(flat))
-    for name, start in zip(tied[present].tolist(), seen_at[present].tolist(), strict=True):
-        starts[name] = min(starts[name], start)
-    by_class = np.argsort(flat, kind="stable")
-    groups: list[Group] = []
-    sorted_tied = np.argsort(tied[present], kind="stable")
-    bounds = np.flatnonzero(np.diff(tied[present][sorted_tied])) + 1
-    members_of = {int(tied[c[0]]): c for c in np.split(present[sorted_tied], bounds)}
-    head_classes = _classes_of(class_of, context.heads)
-    split_classes = _classes_of(class_of, [r.levels[j] for r, j in zip(relations, active, strict=True) if j is not None and j + 1 < len(r.levels)])
-    inner_classes = _classes_of(class_of, [r.levels[j] for r, j in zip(relations, active, strict=True) if j is not None and j + 1 == len(r.levels)])
-    sites = _SiteIndex(context.sites, class_of, count)
-    sorted_flat = flat[by_class]
-    for name in sorted(starts, key=lambda key: starts[key]):
-        own = members_of[name]
-        own = own[np.argsort(seen_at[own], kind="stable")]
+class _Grouping:
+    """Classes sorted into groups: those that touch the same dimensions, and those tied by a constraint."""
+
+    def __init__(self, context: Context, class_of: IntArray, free: BoolArray, constraints: Sequence[_Rows]) -> None:
+        self._context = context
+        self._dims = [(name, axis, value) for name, value in context.states.items() for axis in value.fields]
+        self._classes = [class_of[value.fields[axis].ravel()] for _, axis, value in self._dims]
+        self._site_classes = [class_of[site.labels] for site in context.sites]
+        count = len(free)
+        flat = np.concatenate(self._classes) if self._dims else np.zeros(0, np.int64)
+        sizes = np.array([len(c) for c in self._classes], dtype=np.int64)
+        owner = np.repeat(np.arange(len(self._dims)), sizes)
+        keys = _distinct(flat * max(len(self._dims), 1) + owner)
+        self._pairs = (keys // max(len(self._dims), 1), keys % max(len(self._dims), 1))
+        # Two classes belong to one group when they touch the same dimensions: compare the hashes of those sets.
+        signature = np.zeros(count, np.uint64)
+        np.add.at(signature, self._pairs[0], _hash(self._pairs[1] + 1))
+        # A class is placed where it is first seen, a group where its first class is.
+        seen_at = np.full(count, len(flat))
+        seen_at[flat[::-1]] = np.arange(len(flat))[::-1]
+        # A class that only dimensions of size 1 hold can never go.
+        present = _distinct(flat[np.repeat(sizes > 1, sizes)])
+        present = present[free[present]]
+        self._present = present[np.argsort(seen_at[present], kind="stable")]
+        self._atom, self._group_of = self._tie(signature, constraints, count)
+        self._unit_of = self._number_units(count)
+
+    def _tie(
+        self, signature: HashArray, constraints: Sequence[_Rows], count: int
+    ) -> tuple[HashArray, IntArray]:
+        """For each class its block (those of one block are free to choose among) and its group, -1 for none."""
+        present = self._present
+        member = np.full(count, -1, np.int64)
+        names, first, compact = np.unique(signature[present], return_index=True, return_inverse=True)
+        member[present] = compact
+        atom = np.zeros(count, np.uint64)
+        pairs = []
+        for number, counted in enumerate(constraints):
+            uneven = counted.uneven[member[counted.uneven] >= 0]
+            if not len(uneven):
+                continue
+            inside = np.zeros(count, bool)
+            inside[uneven] = True
+            inside = inside[counted.classes]
+            salt = _hash(counted.rows[inside] * 31 + counted.counts[inside] * 1000003 + (number + 1) * 10**9)
+            np.add.at(atom, counted.classes[inside], salt)
+            linked = _distinct(member[uneven])
+            pairs.append((linked, np.full(len(linked), linked[0])))
+        joined = _components(len(names), pairs)
+        # Groups are numbered in the order in which they are first seen.
+        group_of = np.full(count, -1, np.int64)
+        order = joined[compact]
+        ranks = np.full(int(joined.max(initial=-1)) + 1, len(present))
+        np.minimum.at(ranks, order, np.arange(len(present)))
+        rank = np.empty_like(ranks)
+        rank[np.argsort(ranks, kind="stable")] = np.arange(len(ranks))
+        group_of[present] = rank[order] if len(present) else order
+        return atom, group_of
+
+    def _number_units(self, count: int) -> IntArray:
+        """Each class's number in its group, in the order in which they are first seen."""
+        groups = self._group_of[self._present]
+        order = np.argsort(groups, kind="stable")
+        starts = np.searchsorted(groups[order], groups[order], "left")
         unit_of = np.full(count, -1, np.int64)
-        unit_of[own] = np.arange(len(own))
-        lows = np.searchsorted(sorted_flat, own, "left")
-        highs = np.searchsorted(sorted_flat, own, "right")
-        touched = np.unique(np.concatenate([owner[by_class[a:b]] for a, b in zip(lows, highs, strict=True)]))
-        members = _build_members(context, dims, classes, touched, unit_of)
-        kind = _kind_of(own, head_classes, split_classes, inner_classes)
-        blocks = _blocks_of(own, atom, kind)
-        named = _naming_member(members)
-        groups.append(
-            Group(
-                index=len(groups),
-                name=_group_name(named, groups),
-                kind=kind,
-                size=len(own),
-                width=max(1, len(named.positions) // len(own)),
-                members=members,
-                blocks=blocks,
-                channels=sites.channels_of(own, unit_of),
-                classes=own,
+        unit_of[self._present[order]] = np.arange(len(order)) - starts
+        return unit_of
+
+    def build(self, kinds: _Kinds) -> tuple[Group, ...]:
+        groups_of_pairs = self._group_of[self._pairs[0]]
+        inside = groups_of_pairs >= 0
+        touched = _distinct(groups_of_pairs[inside] * max(len(self._dims), 1) + self._pairs[1][inside])
+        total = int(self._group_of.max(initial=-1)) + 1
+        members: list[list[Member]] = [[] for _ in range(total)]
+        for key in touched.tolist():
+            number, index = divmod(key, len(self._dims))
+            members[number].append(self._member(number, index))
+        channels = self._channels(total)
+        own = self._present[np.argsort(self._group_of[self._present], kind="stable")]
+        sizes = np.bincount(self._group_of[self._present], minlength=total)
+        groups: list[Group] = []
+        names: set[str] = set()
+        for number, classes in enumerate(np.split(own, np.cumsum(sizes)[:-1]) if total else ()):
+            named = _naming_member(members[number])
+            names.add(name := _free_name(named, names))
+            groups.append(
+                Group(
+                    index=number,
+                    name=name,
+                    kind=kinds.name(int(classes[0])),
+                    size=len(classes),
+                    width=max(1, len(named.positions) // len(classes)),
+                    members=tuple(members[number]),
+                    blocks=self._blocks(classes),
+                    channels=tuple(channels[number].values()),
+                    classes=classes,
+                )
             )
-        )
-    return tuple(groups)
+        return tuple(groups)
 
+    def _member(self, number: int, index: int) -> Member:
+        name, axis, value = self._dims[index]
+        classes = self._classes[index]
+        positions = np.flatnonzero(self._group_of[classes] == number)
+        role: Role = "input" if (name, axis) in self._context.contracted else "output"
+        return Member(name, axis, role, value.shape[axis], positions, self._unit_of[classes[positions]])
 
-def _tie(
-    constraints: Sequence[_Constraint], present: IntArray, signature: NDArrayU, count: int
-) -> tuple[IntArray, NDArrayU]:
-    """Which group each class is in, and which block: classes under a common constraint are chosen together."""
-    names, compact = np.unique(signature[present], return_inverse=True)
-    member = np.zeros(count, np.int64)
-    member[present] = compact
-    is_free = np.zeros(count, bool)
-    is_free[present] = True
-    atom = signature.copy()
-    pairs = []
-    for number, constraint in enumerate(constraints):
-        uneven = _unbalanced(constraint)
-        uneven = uneven[is_free[uneven]]
-        if not len(uneven):
-            continue
-        classes, rows, counts, _ = _row_counts(constraint)
-        inside = np.isin(classes, uneven)
-        code = _hash(_hash(rows[inside] + 1).astype(np.int64) * 31 + counts[inside] + 1000003 * (number + 1))
-        np.add.at(atom, classes[inside], code)
-        linked = np.unique(member[uneven])
-        pairs.append((linked, np.full(len(linked), linked[0])))
-    joined = _components(len(names), pairs)
-    tied = np.full(count, -1, np.int64)
-    tied[present] = joined[compact]
-    return tied, atom
+    def _channels(self, total: int) -> list[dict[tuple[str, str], Channels]]:
+        found: list[dict[tuple[str, str], Channels]] = [{} for _ in range(total)]
+        for site, classes in zip(self._context.sites, self._site_classes, strict=True):
+            groups = self._group_of[classes]
+            for number in _distinct(groups[groups >= 0]).tolist():
+                units = np.where(groups == number, self._unit_of[classes], -1)
+                found[number].setdefault((site.module, site.side), Channels(site.module, site.side, units))
+        return found
 
-
-def _classes_of(class_of: IntArray, arrays: Iterable[IntArray]) -> IntArray:
-    flat = [array.ravel() for array in arrays]
-    return np.unique(class_of[np.concatenate(flat)]) if flat else np.zeros(0, np.int64)
-
-
-def _kind_of(own: IntArray, heads: IntArray, split: IntArray, inner: IntArray) -> str:
-    if np.isin(own[0], heads):
-        return "heads"
-    if np.isin(own[0], split):
-        return "groups"
-    return "channels"
-
-
-def _blocks_of(own: IntArray, atom: NDArrayU, kind: str) -> tuple[IntArray, ...]:
-    _, compact = np.unique(atom[own], return_inverse=True)
-    first = np.full(compact.max() + 1, len(own))
-    np.minimum.at(first, compact, np.arange(len(own)))
-    return tuple(np.flatnonzero(compact == block) for block in np.argsort(first))
-
-
-def _build_members(
-    context: Context,
-    dims: Sequence[tuple[str, int, Labelled]],
-    classes: Sequence[IntArray],
-    touched: IntArray,
-    unit_of: IntArray,
-) -> tuple[Member, ...]:
-    members = []
-    for index in touched.tolist():
-        name, axis, value = dims[index]
-        units = unit_of[classes[index]]
-        positions = np.flatnonzero(units >= 0)
-        role: Role = "input" if (name, axis) in context.contracted else "output"
-        members.append(Member(name, axis, role, value.shape[axis], positions, units[positions]))
-    return tuple(members)
+    def _blocks(self, classes: IntArray) -> tuple[IntArray, ...]:
+        atoms = self._atom[classes]
+        if (atoms == atoms[0]).all():
+            return (np.arange(len(classes)),)
+        order = np.argsort(atoms, kind="stable")
+        bounds = np.flatnonzero(atoms[order][1:] != atoms[order][:-1]) + 1
+        return tuple(sorted((np.sort(block) for block in np.split(order, bounds)), key=lambda block: int(block[0])))
 
 
 def _naming_member(members: Sequence[Member]) -> Member:
     """The weight that makes the channels: the first matrix or kernel with them as its output, else the first of all."""
-    outputs = [m for m in members if m.role == "output" and m.parameter.rpartition(".")[2] not in ("bias", "in_proj_bias")]
-    return (outputs or [m for m in members if m.role == "output"] or list(members))[0]
+    outputs = [m for m in members if m.role == "output"]
+    weights = [m for m in outputs if not m.parameter.endswith("bias")]
+    return (weights or outputs or list(members))[0]
 
 
-def _group_name(member: Member, groups: Sequence[Group]) -> str:
+def _free_name(member: Member, taken: set[str]) -> str:
     module, _, attribute = member.parameter.rpartition(".")
     name = module if attribute == "weight" and module else member.parameter
-    taken = {group.name for group in groups}
-    if name in taken:
-        number = 2
-        while f"{name}#{number}" in taken:
-            number += 1
-        name = f"{name}#{number}"
-    return name
+    free, number = name, 1
+    while free in taken:
+        number += 1
+        free = f"{name}#{number}"
+    return free
 
 
-class _SiteIndex:
-    """Finds the calibration sites that see any of a group's classes, without a pass over all of them per group."""
-
-    def __init__(self, sites: Sequence[Site], class_of: IntArray, count: int) -> None:
-        self._sites = sites
-        self._classes = [class_of[site.labels] for site in sites]
-        if sites:
-            flat = np.concatenate(self._classes)
-            owner = np.repeat(np.arange(len(sites)), [len(c) for c in self._classes])
-            keys = np.unique(flat * len(sites) + owner)
-            self._class, self._site = keys // len(sites), keys % len(sites)
-        else:
-            self._class = self._site = np.zeros(0, np.int64)
-
-    def channels_of(self, own: IntArray, unit_of: IntArray) -> tuple[Channels, ...]:
-        lows = np.searchsorted(self._class, own, "left")
-        highs = np.searchsorted(self._class, own, "right")
-        found = [self._site[a:b] for a, b in zip(lows, highs, strict=True)]
-        channels: dict[tuple[str, str], Channels] = {}
-        for index in np.unique(np.concatenate(found)).tolist() if found else ():
-            site = self._sites[index]
-            units = unit_of[self._classes[index]]
-            channels.setdefault((site.module, site.side), Channels(site.module, site.side, units))
-        return tuple(channels.values())
-
-
-def _list_frozen(context: Context, class_of: IntArray, reasons: Mapping[int, str]) -> tuple[Frozen, ...]:
+def _list_frozen(
+    context: Context, class_of: IntArray, reasons: Sequence[str], reason_of: IntArray
+) -> tuple[Frozen, ...]:
     """What cannot be pruned, by reason; kernel sizes and other dimensions that are no channels are left out."""
-    found: dict[str, dict[tuple[str, int], int]] = {}
+    found: dict[int, dict[tuple[str, int], int]] = {}
     for name, value in context.states.items():
         for axis, labels in value.fields.items():
             if (len(value.shape) > 1 and axis > 1) or value.shape[axis] == 1:
                 continue
-            classes = class_of[labels.ravel()]
-            names, counts = np.unique(classes, return_counts=True)
-            for cls, number in zip(names.tolist(), counts.tolist(), strict=True):
-                if cls in reasons:
-                    entry = found.setdefault(reasons[cls], {})
-                    entry[(name, axis)] = entry.get((name, axis), 0) + number
+            numbers = reason_of[class_of[labels.ravel()]]
+            counts = np.bincount(numbers[numbers >= 0])
+            for number in np.flatnonzero(counts).tolist():
+                found.setdefault(number, {})[name, axis] = int(counts[number])
     quiet = ("a dimension of size 1", "the kernel of ")
     return tuple(
         Frozen(
-            tuple(dict.fromkeys(name.rpartition(".")[0] or name for name, _ in entry)),
-            tuple(entry),
-            max(entry.values()),
-            reason,
+            tuple(dict.fromkeys(name.rpartition(".")[0] or name for name, _ in found[number])),
+            tuple(found[number]),
+            max(found[number].values()),
+            reasons[number],
         )
-        for reason, entry in found.items()
-        if not reason.startswith(quiet)
+        for number in sorted(found)
+        if not reasons[number].startswith(quiet)
     )

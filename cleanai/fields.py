@@ -28,11 +28,15 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Labelled:
-    """The shape of a tensor and its fields: {axis: labels}; ``is_weight`` if it depends on parameters alone."""
+    """The shape of a tensor and its fields: {axis: labels}.
+
+    ``is_weight`` if it depends on parameters alone, ``is_input`` if on the model's inputs alone.
+    """
 
     shape: Shape
     fields: dict[int, IntArray] = field(default_factory=dict)
     is_weight: bool = False
+    is_input: bool = False
 
     def without(self, axes: Iterable[int]) -> Labelled:
         """The same tensor with the fields of some axes dropped."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from cleanai.coupling import Coupling, Group, LabelledTrace, solve_coupling
+from cleanai.coupling import Coupling, Group, LabelledTrace, couple_channels, link_classes, solve_coupling
 from cleanai.errors import PlanError
 from cleanai.fields import IntArray, Labelled, Shape
 from cleanai.layers import group_attributes
@@ -49,6 +49,7 @@ class Mismatch:
     message: str
     operation: int | None = None
     trace: int = 0
+    other_path: bool = False
 
 
 def alive_classes(coupling: Coupling, dropped: Mapping[int, Sequence[int] | IntArray]) -> np.ndarray:
@@ -91,9 +92,19 @@ def make_plan(
         new = int(alive[coupling.class_of[rule.labels]].sum())
         if new != rule.old:
             attributes.append(AttributeChange(rule.module, rule.attribute, rule.index, rule.old, new))
+    # The members of a group mostly lose the same indices: they then share one tuple.
+    shared: dict[bytes, tuple[int, ...]] = {}
+
+    def indices(pieces: Sequence[IntArray]) -> tuple[int, ...]:
+        positions = np.sort(np.concatenate(pieces))
+        key = positions.tobytes()
+        if key not in shared:
+            shared[key] = tuple(positions.tolist())
+        return shared[key]
+
     return Plan(
         cuts=tuple(
-            TensorCut(name, dim, roles[name, dim][0], tuple(np.sort(np.concatenate(pieces)).tolist()), roles[name, dim][1])
+            TensorCut(name, dim, roles[name, dim][0], indices(pieces), roles[name, dim][1])
             for (name, dim), pieces in cuts.items()
         ),
         groups=tuple(group_cuts),
@@ -118,21 +129,73 @@ def predict_shape(coupling: Coupling, value: Labelled, alive: np.ndarray) -> Sha
 
 def _compare_traces(coupling: Coupling, labelled: LabelledTrace, trace: Trace, alive: np.ndarray) -> Mismatch | None:
     """The first operation of a cut model that is not what the labels predict."""
+    mismatch = _compare_in_step(coupling, labelled, trace, alive)
+    if mismatch is None or not mismatch.other_path:
+        return mismatch
+    # A size of 1 may spare a copy, and a copy spared may choose another kernel: compare what it all amounts to.
+    problem = _compare_coupling(coupling, labelled, trace, alive)
+    return None if problem is None else Mismatch(mismatch.module, f"{mismatch.message}; {problem}", mismatch.operation)
+
+
+def _compare_in_step(coupling: Coupling, labelled: LabelledTrace, trace: Trace, alive: np.ndarray) -> Mismatch | None:
+    """Operation by operation, where both models take the same path."""
     expected = labelled.trace.operations
     for op, new in zip(expected, trace.operations, strict=False):
+        if op.kind != new.kind or len(op.inputs) != len(new.inputs):
+            message = f"{op.where}: the forward took another path ({new.kind})"
+            return Mismatch(op.module, message, op.index, other_path=True)
         problem = _compare_operation(coupling, labelled, op, new, alive)
         if problem:
             return Mismatch(op.module, f"{op.where}: {problem}", op.index)
     if len(expected) != len(trace.operations):
-        return Mismatch("", f"the forward took another path ({len(trace.operations)} operations, not {len(expected)})")
+        message = f"the forward took another path ({len(trace.operations)} operations, not {len(expected)})"
+        return Mismatch("", message, other_path=True)
     return None
+
+
+# Operations whose saved numbers say what is computed, whichever kernels compute it.
+_ARITHMETIC = ("Mul", "Div", "Pow", "Softmax", "ScaledDot", "NativeLayerNorm", "NativeBatchNorm", "NativeGroupNorm", "Clamp")
+
+
+def _compare_coupling(coupling: Coupling, labelled: LabelledTrace, trace: Trace, alive: np.ndarray) -> str | None:
+    """Whether the cut model couples what is left exactly as the original did, with the same numbers and outputs."""
+    for value, new in zip(labelled.trace.outputs, trace.outputs, strict=False):
+        predicted = predict_shape(coupling, labelled.values[value.operation][value.output], alive)
+        if predicted != new.shape:
+            return f"an output has the shape {new.shape}, {predicted} was expected"
+    if len(labelled.trace.outputs) != len(trace.outputs) or _list_numbers(labelled.trace) != _list_numbers(trace):
+        return "it computes with other numbers"
+    after = couple_channels(trace)
+    before = link_classes(coupling.context)
+    later = link_classes(after.context)
+    pairs = []
+    for name, value in after.context.states.items():
+        original = coupling.context.states.get(name)
+        if original is None:
+            return f"it uses {name}, which it did not before"
+        for axis, labels in value.fields.items():
+            old = original.fields[axis].ravel()
+            old = old[alive[coupling.class_of[old]]]
+            if len(old) != labels.size:
+                return f"{name} has {labels.size} indices in dimension {axis}, {len(old)} were expected"
+            pairs.append(np.stack([before[old], later[labels.ravel()]]))
+    linked = np.unique(np.concatenate(pairs, axis=1), axis=1) if pairs else np.zeros((2, 0), np.int64)
+    one_to_one = len(np.unique(linked[0])) == len(np.unique(linked[1])) == linked.shape[1]
+    return None if one_to_one else "it connects other channels than before"
+
+
+def _list_numbers(trace: Trace) -> list[str]:
+    found = []
+    for op in trace.operations:
+        if op.kind.startswith(_ARITHMETIC):
+            numbers = {k: v for k, v in op.numbers().items() if not any(part in k for part in _SIZE_NUMBERS)}
+            found.append(f"{op.kind} {sorted(numbers.items(), key=str)}")
+    return sorted(found)
 
 
 def _compare_operation(
     coupling: Coupling, labelled: LabelledTrace, op: Operation, new: Operation, alive: np.ndarray
 ) -> str | None:
-    if op.kind != new.kind or len(op.inputs) != len(new.inputs):
-        return f"the forward took another path ({new.kind})"
     values = labelled.values[op.index]
     if op.state is not None or op.kind == "Input":
         return None
@@ -373,8 +436,7 @@ class Fitting:
 
     def _freeze_at(self, mismatch: Mismatch, dropped: Mapping[int, Sequence[int] | IntArray]) -> bool:
         if mismatch.operation is None:
-            everything = [group.index for group in self.coupling.groups]
-            return self._freeze_groups([i for i in everything if len(dropped.get(i, ()))], mismatch.message)
+            return self._freeze_culprits([group.index for group in self.coupling.groups], dropped, mismatch.message)
         labelled = self.coupling.traces[mismatch.trace]
         op = labelled.trace.operations[mismatch.operation]
         values = list(labelled.values[op.index])
@@ -387,17 +449,25 @@ class Fitting:
         if not labels:
             return False
         classes = np.unique(self.coupling.class_of[np.concatenate([array.ravel() for array in labels])])
-        return self._freeze_groups(
-            [g.index for g in self.coupling.groups if len(dropped.get(g.index, ())) and np.isin(g.classes, classes).any()],
-            message,
-        )
+        touched = np.zeros(int(self.coupling.class_of.max()) + 1, bool)
+        touched[classes] = True
+        return self._freeze_culprits([g.index for g in self.coupling.groups if touched[g.classes].any()], dropped, message)
 
-    def _freeze_groups(self, indices: Sequence[int], message: str) -> bool:
-        for index in indices:
+    def _freeze_culprits(
+        self, indices: Sequence[int], dropped: Mapping[int, Sequence[int] | IntArray], message: str
+    ) -> bool:
+        """Freezes those of some groups whose cut fails on its own; all of them where only their combination fails."""
+        suspects = [index for index in indices if len(dropped.get(index, ()))]
+        guilty = {index: self.try_cut({index: dropped[index]}) for index in suspects} if len(suspects) > 1 else {}
+        alone = {index: mismatch.message for index, mismatch in guilty.items() if mismatch is not None}
+        return self._freeze_groups(alone or dict.fromkeys(suspects, message))
+
+    def _freeze_groups(self, messages: Mapping[int, str]) -> bool:
+        for index, message in messages.items():
             self.coupling.freeze_group(self.coupling.groups[index], f"the forward does not follow a cut of it: {message}")
-        if indices:
+        if messages:
             solve_coupling(self.coupling)
-        return bool(indices)
+        return bool(messages)
 
 
 def _kind_name(module: nn.Module) -> str:

@@ -196,6 +196,8 @@ def group_attributes(module: nn.Module) -> tuple[str, ...]:
         return ("num_heads",)
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and module.weight is None:
         return ("normalized_shape",)
+    if isinstance(module, _NormBase) and module.weight is None and module.running_mean is None:
+        return ("num_features",)
     return ()
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -109,8 +108,10 @@ def analyze_model(
     if ignored:
         _freeze_ignored(coupling, ignored)
     _prefer_more_units(coupling)
+    _freeze_single_units(coupling)
     fitting = Fitting(model, example_inputs, coupling, forward_fn, output_transform)
     fitting.fit(probe_choice)
+    _freeze_single_units(coupling)
     return Analysis(coupling, fitting)
 
 
@@ -135,6 +136,16 @@ def _prefer_more_units(coupling: Coupling) -> None:
             coupling.modes[structure] = "inner"
             changed = True
     if changed:
+        solve_coupling(coupling)
+
+
+def _freeze_single_units(coupling: Coupling) -> None:
+    """Groups that cannot shrink at all are no groups."""
+    single = [group for group in coupling.groups if group.bundles < 2]
+    for group in single:
+        reason = "there is only one of it" if group.size == 1 else "its parts must shrink alike and have no common step"
+        coupling.freeze_group(group, reason)
+    if single:
         solve_coupling(coupling)
 
 
@@ -477,6 +488,8 @@ class StructuredPruner:
         """
         if self.plan is None or self.pruned is None:
             raise InputError("there is nothing to report yet: call prune() first")
+        import cleanai
+
         groups, frozen = self._reported
         if metrics is None:
             original = self._before if self._before is not None else self._measure(self.model)
@@ -485,7 +498,7 @@ class StructuredPruner:
             model_name=model_name or type(self.model).__name__,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             versions={
-                "cleanai": metadata.version("cleanai"),
+                "cleanai": cleanai.__version__,
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },

@@ -34,7 +34,8 @@ class Context:
     """What the rules share: the labels, the labelled tensors of the model, and what they note on the way.
 
     ``counts`` holds, for an operation called with a number of groups, that number and the labels of the groups: the
-    number must follow them. ``contracted`` are the (tensor, dimension) pairs that are summed over.
+    number must follow them. ``contracted`` are the (tensor, dimension) pairs that are summed over. ``partner`` is what
+    the current operation's unlabelled operands are, in words.
     """
 
     labels: Labels = field(default_factory=Labels)
@@ -44,11 +45,11 @@ class Context:
     heads: list[IntArray] = field(default_factory=list)
     sites: list[Site] = field(default_factory=list)
     counts: dict[int, tuple[int, IntArray | None]] = field(default_factory=dict)
+    partner: str = ""
 
-    def label_state(self, state: StateTensor) -> Labelled:
-        """A model tensor with fresh labels on every dimension; the same labels each time."""
+    def label_state(self, state: StateTensor, shape: Shape) -> Labelled:
+        """A model tensor, of the shape it has in the trace, with fresh labels on every dimension; the same each time."""
         if state.name not in self.states:
-            shape = tuple(state.tensor.shape)
             fields = {}
             for axis, size in enumerate(shape):
                 if size:
@@ -85,7 +86,7 @@ def unite_elementwise(
         for labels in labelled:
             context.labels.unite(labels, widest)
         if len(labelled) < len(full):
-            context.labels.freeze(widest, f"{where} combines it with something that cannot be pruned")
+            context.labels.freeze(widest, f"{where} combines it with {context.partner}")
             continue
         fields[axis] = widest
     return fields
@@ -270,11 +271,11 @@ def _convolution(context: Context, op: Operation, inputs: Inputs) -> list[Labell
     in_labels, out_labels = (first, second) if transposed else (second, first)
     channels = weight.shape[0] if transposed else weight.shape[1] * groups
     if source is None and in_labels is not None:
-        labels.freeze(in_labels, f"{op.where} reads something that cannot be pruned")
+        labels.freeze(in_labels, f"{op.where} reads {context.partner}")
         if groups > 1 and out_labels is not None:
-            labels.freeze(out_labels, f"{op.where} reads something that cannot be pruned, group by group")
+            labels.freeze(out_labels, f"{op.where} reads {context.partner}, group by group")
     if in_labels is None and source is not None:
-        labels.freeze(source, f"{op.where} multiplies it with something that cannot be pruned")
+        labels.freeze(source, f"{op.where} multiplies it with {context.partner}")
     if source is not None and in_labels is not None:
         _mark_contracted(context, weight, 0 if transposed else 1)
         context.sites.append(Site(op.module, "input", source))
@@ -397,8 +398,9 @@ def _vector(value: Labelled, axis: int, rank: int) -> Labelled:
 
 def _batch_norm(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
     value, *affine = inputs
+    channels = op.shapes[0][1:2]
     states = [op.saved_state(name) for name in ("running_mean", "running_var")]
-    vectors = [v for v in affine if v is not None] + [context.label_state(s) for s in states if s is not None]
+    vectors = [*_known(affine), *(context.label_state(state, channels) for state in states if state is not None)]
     rank = len(op.shapes[0])
     operands = [value or Labelled(op.shapes[0]), *(_vector(v, 1, rank) for v in vectors)]
     return [Labelled(op.shapes[0], unite_elementwise(context, operands, op.shapes[0], op.where))]
@@ -480,9 +482,13 @@ def _expand(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
     (value,) = _known(inputs)
     shape = op.shapes[0]
     aligned = align(value, len(shape))
-    grown = [axis for axis in aligned.fields if aligned.shape[axis] != shape[axis]]
-    context.labels.freeze_value(aligned, f"{op.where} repeats it", grown)
-    return [Labelled(shape, aligned.without(grown).fields)]
+    fields = dict(aligned.fields)
+    for axis, size in enumerate(shape):
+        if aligned.shape[axis] != size:
+            # Copies of one index: nothing yet says how many there must be.
+            context.labels.freeze_value(aligned, "a dimension of size 1", [axis])
+            fields[axis] = context.labels.new((1,) * axis + (size,) + (1,) * (len(shape) - axis - 1))
+    return [Labelled(shape, fields)]
 
 
 def _repeat(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
@@ -522,7 +528,7 @@ def concatenate(context: Context, values: Sequence[Labelled | None], dim: int, s
         for labels in flat[1:]:
             context.labels.unite(labels, flat[0])
         if len(labelled) < len(known):
-            context.labels.freeze(flat[0], f"{where} combines it with something that cannot be pruned")
+            context.labels.freeze(flat[0], f"{where} combines it with {context.partner}")
         else:
             fields[axis] = max(flat, key=lambda labels: labels.size)
     return Labelled(shape, fields)
@@ -536,7 +542,7 @@ def _join(context: Context, values: Sequence[Labelled | None], dim: int, rest: i
             size = value.shape[dim] if value is not None else rest
             rank = next(len(v.shape) for v in values if v is not None)
             labels = context.labels.new((size,)).reshape((1,) * dim + (size,) + (1,) * (rank - dim - 1))
-            context.labels.freeze(labels, f"{where} joins it with something that cannot be pruned")
+            context.labels.freeze(labels, f"{where} joins it with {context.partner}")
         pieces.append(labels)
     full = np.broadcast_shapes(*(tuple(s if d != dim else 1 for d, s in enumerate(p.shape)) for p in pieces))
     stretched = [np.broadcast_to(p, (*full[:dim], p.shape[dim], *full[dim + 1 :])) for p in pieces]
@@ -746,6 +752,8 @@ def _freeze_all(context: Context, op: Operation, inputs: Inputs, reason: str) ->
 def apply_rule(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
     """The labelled outputs of one operation; one without a rule freezes what it touches, and is named."""
     context.labels.operation = op.index
+    inputs_only = any(value.is_input for value in _known(inputs))
+    context.partner = "the input of the model" if inputs_only else "something that cannot be pruned"
     rule = RULES.get(op.kind)
     if rule is None:
         return _freeze_all(context, op, inputs, f"no rule for the operation {op.where}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -172,7 +173,7 @@ class _ModuleClock:
         return [self._marks[max(bisect.bisect_right(starts, number) - 1, 0)][1] for number in numbers]
 
 
-def _ordered_nodes(roots: Sequence[Any]) -> list[Any]:
+def ordered_nodes(roots: Sequence[Any]) -> list[Any]:
     """Every node under the roots, inputs before the nodes that use them (depth first, no recursion)."""
     order: list[Any] = []
     done: set[Any] = set()
@@ -267,7 +268,7 @@ def shadow_inputs(example_inputs: Any, kind: ShadowKind) -> Any:
     return map_tensors(shadow, example_inputs)
 
 
-def _set_training_of_containers(model: nn.Module) -> None:
+def set_training_of_containers(model: nn.Module) -> None:
     """Training mode for modules that only decide what runs; normalisation and dropout stay as in evaluation."""
     for module in model.modules():
         if not isinstance(module, (_NormBase, _DropoutNd)):
@@ -279,7 +280,7 @@ def _recording(model: nn.Module, training: bool) -> Iterator[_ModuleClock]:
     for module in model.modules():
         module.training = False
     if training:
-        _set_training_of_containers(model)
+        set_training_of_containers(model)
     with torch.enable_grad():
         yield _ModuleClock(model)
 
@@ -313,8 +314,10 @@ def _trace_once(
         owners = _owners_now(originals)
         with _recording(model, training) as clock:
             try:
-                output = call_model(model, shadow_inputs(example_inputs, kind), forward_fn)
-                output = output_transform(output) if output_transform else output
+                with warnings.catch_warnings():  # the stand-in's warnings are not about the user's model
+                    warnings.simplefilter("ignore")
+                    output = call_model(model, shadow_inputs(example_inputs, kind), forward_fn)
+                    output = output_transform(output) if output_transform else output
             except CleanAIError:
                 raise
             except Exception as error:
@@ -329,7 +332,7 @@ def _trace_once(
                     f"({len(tensors)} output tensors were looked at): check that forward does not run under no_grad or "
                     "detach its result, or pick the differentiable part with output_transform."
                 )
-            nodes = _in_execution_order(_ordered_nodes([tensor.grad_fn for tensor in found]))
+            nodes = _in_execution_order(ordered_nodes([tensor.grad_fn for tensor in found]))
             operations, index_of = _build_operations(nodes, owners, clock)
             outputs = tuple(
                 Value(index_of[tensor.grad_fn], tensor.output_nr, tuple(tensor.shape)) for tensor in found

@@ -11,9 +11,9 @@ either way the two outputs differ. The proof runs on the model's own weights and
 from __future__ import annotations
 
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -27,7 +27,7 @@ from cleanai.inputs import call_model, map_tensors, output_tensors
 from cleanai.isolation import StateTensor, list_state, preserve_model, store_tensor
 from cleanai.plan import Plan, TensorCut
 from cleanai.slicing import slice_model
-from cleanai.trace import ForwardFunction
+from cleanai.trace import ForwardFunction, ordered_nodes, set_training_of_containers
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 aten = torch.ops.aten
@@ -110,6 +110,9 @@ def _attention(
     attn_mask: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
+    if key.shape[:-2] != query.shape[:-2]:  # fewer key than query heads
+        times = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
     scores = _matmul(query, key.transpose(-2, -1)) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
         hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
@@ -249,12 +252,42 @@ if hasattr(aten, "_fused_rms_norm"):
     _RULES[aten._fused_rms_norm.default] = _rms_norm
 
 
-class _SkipMissing(TorchDispatchMode):
-    """Replaces the operations that mix indices by ones that leave out what does not exist."""
+def _leaky(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return torch.where(x > 0, x, 0.3 * x)
+
+
+def _in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda x, *args, **kwargs: x.copy_(function(x, *args, **kwargs))
+
+
+# Activations that are flat somewhere: a unit that is dead there on the proof's few inputs would hide a wrong cut of it.
+_FLAT = (aten.relu, aten.threshold, aten.hardtanh, aten.hardswish, aten.hardsigmoid, aten.relu6)
+_NEVER_FLAT: dict[Any, Callable[..., Any]] = {
+    **{packet.default: _leaky for packet in _FLAT if hasattr(packet, "default")},
+    **{
+        packet.default: _in_place(_leaky)
+        for packet in (aten.relu_, aten.threshold_, aten.hardtanh_, aten.hardswish_, aten.hardsigmoid_, aten.relu6_)
+        if hasattr(packet, "default")
+    },
+}
+
+# Dropout that a forward insists on would draw other numbers for the smaller tensors.
+_NO_DROPOUT: dict[Any, Callable[..., Any]] = {
+    aten.bernoulli_.float: lambda x, p=0.5, **_: x.fill_(p),
+    aten.native_dropout.default: lambda x, *_: (x.clone(), torch.ones_like(x, dtype=torch.bool)),
+}
+
+
+class _ProofArithmetic(TorchDispatchMode):
+    """The arithmetic of a proof: without dropout, on request skipping what does not exist, or never flat."""
+
+    def __init__(self, masked: bool, perturbed: bool) -> None:
+        super().__init__()
+        self._rules = {**_NO_DROPOUT, **(_RULES if masked else {}), **(_NEVER_FLAT if perturbed else {})}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        rule = _RULES.get(func)
+        rule = self._rules.get(func)
         first = next((value for value in args if isinstance(value, Tensor)), None)
         if rule is not None and first is not None and first.is_floating_point():
             return rule(*args, **kwargs)
@@ -276,53 +309,69 @@ def random_inputs(example_inputs: Any, seed: int, dtype: torch.dtype) -> Any:
     return map_tensors(draw, example_inputs)
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """One way of running the model for the proof: random weights or its own, training-mode branches or not."""
+
+    perturbed: bool
+    training: bool = False
+
+
 def _run(
     model: nn.Module,
     inputs: Any,
-    forward_fn: ForwardFunction | None,
     dtype: torch.dtype,
-    *,
-    seed: int,
     plan: Plan,
+    how: _Pass,
+    *,
     masked: bool,
-    perturbed: bool,
-    change: Callable[[nn.Module], Any] | None = None,
+    forward_fn: ForwardFunction | None = None,
     output_transform: Callable[[Any], Any] | None = None,
-) -> list[Tensor]:
-    """The outputs of a model in evaluation mode in another precision.
+    change: Callable[[nn.Module], Any] | None = None,
+    seed: int = 0,
+) -> tuple[list[Tensor], set[str]]:
+    """The outputs of a model in another precision, and the names of the parameters they depend on.
 
     ``masked``: it is the original, and runs without the plan's slices; otherwise it is (or ``change`` makes it) the
-    pruned model. ``perturbed``: with random weights, the same ones for both.
+    pruned model.
     """
     cuts: dict[str, list[TensorCut]] = {}
     for cut in plan.cuts:
         cuts.setdefault(cut.parameter, []).append(cut)
     already_cut = not masked and change is None
-    with preserve_model(model):
+    names: dict[int, str] = {}
+    with preserve_model(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         for module in model.modules():
             module.training = False
+        if how.training:
+            set_training_of_containers(model)
         for state in list_state(model):
             tensor = state.tensor.detach().clone()
             if tensor.is_floating_point():
                 tensor = tensor.to(dtype)
                 own = cuts.get(state.name, [])
-                if perturbed:
+                if how.perturbed:
                     tensor = _perturb(state, tensor, own if already_cut else [])
                 for cut in own if masked else ():
                     tensor.index_fill_(cut.dim, torch.tensor(cut.dropped, device=tensor.device), float("nan"))
             kind = state.places[0][2]
             # Differentiable parameters keep torch from switching to fused kernels that hide their arithmetic.
             tensor = nn.Parameter(tensor, tensor.is_floating_point()) if kind == "parameter" else tensor
+            names[id(tensor)] = state.name
             for module, attribute, place in state.places:
                 store_tensor(module, attribute, place, tensor)
         if change is not None:
             change(model)
         torch.manual_seed(seed)
-        with torch.enable_grad():
-            with _SkipMissing() if masked else nullcontext():
-                output = call_model(model, inputs, forward_fn)
-        output = output_transform(output) if output_transform is not None else output
-        return [tensor.detach() for tensor in output_tensors(output)]
+        with torch.enable_grad(), _ProofArithmetic(masked, how.perturbed):
+            output = call_model(model, inputs, forward_fn)
+            output = output_transform(output) if output_transform is not None else output
+        tensors = output_tensors(output)
+        roots = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+        leaves = [getattr(node, "variable", None) for node in ordered_nodes(roots)]
+        used = {names[id(leaf)] for leaf in leaves if id(leaf) in names}
+        return [tensor.detach() for tensor in tensors], used
 
 
 def _perturb(state: StateTensor, tensor: Tensor, cuts: Sequence[TensorCut]) -> Tensor:
@@ -351,15 +400,16 @@ def _perturb(state: StateTensor, tensor: Tensor, cuts: Sequence[TensorCut]) -> T
 
 @dataclass
 class Reference:
-    """What a pruned model must return: inputs, and the outputs of the original without what the plan drops.
+    """What a pruned model must return: the inputs, how it is run, and the outputs of the original without the dropped.
 
-    Each input is used twice: with the model's weights, then with random ones.
+    Every input is used with the model's own weights and with random ones, and once more in the training-mode branches
+    where the plan cuts parameters that only those use.
     """
 
     plan: Plan
-    inputs: list[Any]
-    outputs: list[list[Tensor]]
+    runs: list[tuple[Any, _Pass, list[Tensor]]]
     dtype: torch.dtype
+    inputs: int
     seconds: float
 
 
@@ -375,30 +425,35 @@ def compute_reference(
 ) -> Reference:
     """The outputs of the original model without the dropped slices, on random inputs, in float64 where it can."""
     start = time.perf_counter()
+    options: dict[str, Any] = {"forward_fn": forward_fn, "output_transform": output_transform, "seed": seed}
     failure: Exception | None = None
     for dtype in TOLERANCES:
         inputs = [random_inputs(example_inputs, seed + run, dtype) for run in range(runs)]
         try:
-            outputs = [
-                _run(
-                    model,
-                    each,
-                    forward_fn,
-                    dtype,
-                    seed=seed,
-                    plan=plan,
-                    masked=True,
-                    perturbed=perturbed,
-                    output_transform=output_transform,
-                )
-                for each in inputs
-                for perturbed in (False, True)
-            ]
+            results = _run_original(model, plan, inputs, dtype, options)
         except (RuntimeError, ValueError, TypeError) as error:  # a forward that insists on its own precision
             failure = error
             continue
-        return Reference(plan, inputs, outputs, dtype, time.perf_counter() - start)
+        return Reference(plan, results, dtype, runs, time.perf_counter() - start)
     raise VerificationError(f"the original model could not be run for the proof: {failure}") from failure
+
+
+def _run_original(
+    model: nn.Module, plan: Plan, inputs: Sequence[Any], dtype: torch.dtype, options: dict[str, Any]
+) -> list[tuple[Any, _Pass, list[Tensor]]]:
+    results = []
+    used: set[str] = set()
+    for each in inputs:
+        for how in (_Pass(perturbed=False), _Pass(perturbed=True)):
+            outputs, names = _run(model, each, dtype, plan, how, masked=True, **options)
+            results.append((each, how, outputs))
+            used |= names
+    parameters = {name for name, _ in model.named_parameters()}
+    if any(cut.parameter in parameters and cut.parameter not in used for cut in plan.cuts):
+        how = _Pass(perturbed=True, training=True)
+        outputs, _ = _run(model, inputs[0], dtype, plan, how, masked=True, **options)
+        results.append((inputs[0], how, outputs))
+    return results
 
 
 def _relative_difference(result: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
@@ -432,25 +487,17 @@ def compare_with_reference(
 ) -> Verification:
     """How far a pruned model is from its reference; never raises for a difference."""
     start = time.perf_counter()
+    options: dict[str, Any] = {"forward_fn": forward_fn, "output_transform": output_transform, "seed": seed}
     worst = 0.0
-    for number, outputs in enumerate(reference.outputs):
-        result = _run(
-            pruned,
-            reference.inputs[number // 2],
-            forward_fn,
-            reference.dtype,
-            seed=seed,
-            plan=reference.plan,
-            masked=False,
-            perturbed=number % 2 == 1,
-            change=change,
-            output_transform=output_transform,
+    for inputs, how, outputs in reference.runs:
+        result, _ = _run(
+            pruned, inputs, reference.dtype, reference.plan, how, masked=False, change=change, **options
         )
         worst = max(worst, _relative_difference(result, outputs))
     tolerance = TOLERANCES[reference.dtype]
     seconds = reference.seconds + time.perf_counter() - start
     name = str(reference.dtype).removeprefix("torch.")
-    return Verification(worst <= tolerance, worst, tolerance, name, len(reference.inputs), seconds)
+    return Verification(worst <= tolerance, worst, tolerance, name, reference.inputs, seconds)
 
 
 def verify_pruning(
