@@ -24,8 +24,8 @@ Side = tuple[str, str]
 class ChannelStatistics:
     """Sums over samples and positions for each channel of a layer's input or output.
 
-    ``count`` is how many values each channel had; ``total``, ``absolute`` and ``square`` (float64, shape [channels]) are
-    the sums of x, \\|x\\| and x².
+    ``count`` is how many values each channel had; ``total``, ``absolute`` and ``square`` (float64, shape [channels])
+    are the sums of x, of its absolute value and of x².
     """
 
     count: int
@@ -209,4 +209,3 @@ def _add_hooks(model: nn.Module, sides: dict[Side, ChannelStatistics]) -> None:
     for path, module in model.named_modules():
         if channel_dim(module):
             watch(path, module)
-

@@ -1,4 +1,4 @@
-"""What a cut saves, predicted from the trace: parameters and multiply-accumulates, without building the smaller model."""
+"""What a cut saves, predicted from the trace without building the smaller model: parameters, multiply-accumulates."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from cleanai.errors import TraceError
 from cleanai.fields import Cut, IntArray, Labelled, Relation
-from cleanai.rules import Context, Site, apply_rule
+from cleanai.rules import Context, apply_rule
 from cleanai.trace import Trace
 
 BoolArray = NDArray[np.bool_]
@@ -123,7 +123,9 @@ class Coupling:
     structure_of: dict[int, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"Coupling({len(self.groups)} groups, {sum(g.size for g in self.groups)} units, {len(self.frozen)} frozen)"
+        return (
+            f"Coupling({len(self.groups)} groups, {sum(g.size for g in self.groups)} units, {len(self.frozen)} frozen)"
+        )
 
     def group(self, name: str) -> Group:
         """The group of a name."""
@@ -328,7 +330,7 @@ class _Rows:
 
 
 def _count_rows(constraint: _Constraint) -> _Rows:
-    """The counts of a constraint, and its uneven classes: removing one would change one row's share against another's."""
+    """The counts of a constraint, and its uneven classes: removing one changes one row's share against another's."""
     rows = int(constraint.rows.max()) + 1
     keys = np.sort(constraint.classes * rows + constraint.rows)
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
@@ -344,7 +346,7 @@ def _count_rows(constraint: _Constraint) -> _Rows:
 
 
 def solve_coupling(coupling: Coupling) -> Coupling:
-    """Resolves labels into classes, units, groups and constraints; again after `Coupling.freeze_group` or a new mode."""
+    """Resolves labels into classes, groups and constraints; again after `Coupling.freeze_group` or a new mode."""
     context = coupling.context
     labels = context.labels
     freezes = [*labels.freezes, *coupling.manual]
@@ -399,7 +401,9 @@ def _freeze_reasons(
     return list(numbers), reason_of
 
 
-def _freeze_unbalanced(constraints: Sequence[tuple[_Constraint, _Rows]], reasons: list[str], reason_of: IntArray) -> None:
+def _freeze_unbalanced(
+    constraints: Sequence[tuple[_Constraint, _Rows]], reasons: list[str], reason_of: IntArray
+) -> None:
     """Where frozen channels leave rows uneven, the rest of those rows must stay as well."""
     reasons.append("the other parts it must stay equal to cannot shrink")
     changed = True
@@ -466,13 +470,11 @@ class _Grouping:
         self._atom, self._group_of = self._tie(signature, constraints, count)
         self._unit_of = self._number_units(count)
 
-    def _tie(
-        self, signature: HashArray, constraints: Sequence[_Rows], count: int
-    ) -> tuple[HashArray, IntArray]:
+    def _tie(self, signature: HashArray, constraints: Sequence[_Rows], count: int) -> tuple[HashArray, IntArray]:
         """For each class its block (those of one block are free to choose among) and its group, -1 for none."""
         present = self._present
         member = np.full(count, -1, np.int64)
-        names, first, compact = np.unique(signature[present], return_index=True, return_inverse=True)
+        names, compact = np.unique(signature[present], return_inverse=True)
         member[present] = compact
         atom = np.zeros(count, np.uint64)
         pairs = []

@@ -59,7 +59,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Cut:
-    """A dimension cut at fixed places: its pieces must shrink in proportion. ``rows[i]`` is the piece of ``labels[i]``."""
+    """A dimension cut at fixed places: its pieces shrink in proportion. ``rows[i]`` is the piece of ``labels[i]``."""
 
     labels: IntArray
     rows: IntArray

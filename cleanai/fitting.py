@@ -122,7 +122,9 @@ def predict_shape(coupling: Coupling, value: Labelled, alive: np.ndarray) -> Sha
     for axis, labels in value.fields.items():
         counts = alive[coupling.class_of[labels]].sum(axis=axis)
         if counts.size > 1 and counts.min() != counts.max():
-            raise PlanError(f"the cut keeps between {counts.min()} and {counts.max()} channels of rows that must be equal")
+            raise PlanError(
+                f"the cut keeps between {counts.min()} and {counts.max()} channels of rows that must be equal"
+            )
         shape[axis] = int(counts.flat[0])
     return tuple(shape)
 
@@ -154,7 +156,17 @@ def _compare_in_step(coupling: Coupling, labelled: LabelledTrace, trace: Trace, 
 
 
 # Operations whose saved numbers say what is computed, whichever kernels compute it.
-_ARITHMETIC = ("Mul", "Div", "Pow", "Softmax", "ScaledDot", "NativeLayerNorm", "NativeBatchNorm", "NativeGroupNorm", "Clamp")
+_ARITHMETIC = (
+    "Mul",
+    "Div",
+    "Pow",
+    "Softmax",
+    "ScaledDot",
+    "NativeLayerNorm",
+    "NativeBatchNorm",
+    "NativeGroupNorm",
+    "Clamp",
+)
 
 
 def _compare_coupling(coupling: Coupling, labelled: LabelledTrace, trace: Trace, alive: np.ndarray) -> str | None:
@@ -369,7 +381,10 @@ class Fitting:
             [()],
             every,
             singles,
-            (tuple(entry for single in combination for entry in single) for combination in itertools.chain(pairs, more)),
+            (
+                tuple(entry for single in combination for entry in single)
+                for combination in itertools.chain(pairs, more)
+            ),
         )
         unique = dict.fromkeys(ordered)
         return list(itertools.islice(unique, _MOST_HYPOTHESES))
@@ -451,7 +466,9 @@ class Fitting:
         classes = np.unique(self.coupling.class_of[np.concatenate([array.ravel() for array in labels])])
         touched = np.zeros(int(self.coupling.class_of.max()) + 1, bool)
         touched[classes] = True
-        return self._freeze_culprits([g.index for g in self.coupling.groups if touched[g.classes].any()], dropped, message)
+        return self._freeze_culprits(
+            [g.index for g in self.coupling.groups if touched[g.classes].any()], dropped, message
+        )
 
     def _freeze_culprits(
         self, indices: Sequence[int], dropped: Mapping[int, Sequence[int] | IntArray], message: str
@@ -464,7 +481,9 @@ class Fitting:
 
     def _freeze_groups(self, messages: Mapping[int, str]) -> bool:
         for index, message in messages.items():
-            self.coupling.freeze_group(self.coupling.groups[index], f"the forward does not follow a cut of it: {message}")
+            self.coupling.freeze_group(
+                self.coupling.groups[index], f"the forward does not follow a cut of it: {message}"
+            )
         if messages:
             solve_coupling(self.coupling)
         return bool(messages)

@@ -59,7 +59,11 @@ class ScoredGroup:
     def weights(self) -> list[tuple[Member, Tensor]]:
         """The members that are weights of at least two dimensions, and those tensors."""
         found = [(member, self.tensors[member.parameter].detach()) for member in self.members]
-        return [(m, t) for m, t in found if t.dim() >= 2 and t.is_floating_point() and isinstance(self._held(m), nn.Parameter)]
+        return [
+            (m, t)
+            for m, t in found
+            if t.dim() >= 2 and t.is_floating_point() and isinstance(self._held(m), nn.Parameter)
+        ]
 
     def _held(self, member: Member) -> Tensor:
         return self.tensors[member.parameter]
@@ -134,7 +138,9 @@ class MagnitudeImportance:
 
     def __post_init__(self) -> None:
         if self.p not in (1, 2):
-            raise InputError(f"MagnitudeImportance: p is {self.p!r}; use 1 (sum of absolute weights) or 2 (Euclidean norm)")
+            raise InputError(
+                f"MagnitudeImportance: p is {self.p!r}; use 1 (sum of absolute weights) or 2 (Euclidean norm)"
+            )
 
     def __call__(self, group: ScoredGroup) -> Tensor | None:
         """The scores of a group: shape [size]."""
@@ -219,8 +225,8 @@ class WeightActivationImportance:
                 raise InputError(f"{name} is {value!r}; it must lie between 0 and 1")
         if abs(self.weight_ratio + self.activation_ratio - 1) > 1e-9:
             raise InputError(
-                f"weight_ratio + activation_ratio is {self.weight_ratio + self.activation_ratio:g}; they must sum to 1, "
-                f"e.g. weight_ratio={self.weight_ratio:g}, activation_ratio={1 - self.weight_ratio:g}"
+                f"weight_ratio + activation_ratio is {self.weight_ratio + self.activation_ratio:g}; they must sum to "
+                f"1, e.g. weight_ratio={self.weight_ratio:g}, activation_ratio={1 - self.weight_ratio:g}"
             )
         MagnitudeImportance(self.p)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from cleanai.errors import InputError
 
@@ -36,7 +38,7 @@ class StateTensor:
 
 
 def list_state(model: nn.Module) -> list[StateTensor]:
-    """Every tensor of a model (parameters, buffers, tensors in plain attributes), tied ones once, under its first name."""
+    """Every tensor of a model (parameters, buffers, plain attributes), tied ones once, under the first name."""
     found: dict[int, tuple[str, Tensor, list[tuple[nn.Module, str, str]]]] = {}
     for path, module in model.named_modules():
         stores = (("parameter", module._parameters), ("buffer", module._buffers), ("attribute", module.__dict__))
@@ -44,7 +46,7 @@ def list_state(model: nn.Module) -> list[StateTensor]:
             for attribute, tensor in store.items():
                 if not isinstance(tensor, Tensor):
                     continue
-                if isinstance(tensor, UninitializedTensorMixin):
+                if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
                     raise InputError(
                         f"{path or 'the model'}.{attribute} is not initialised yet (a lazy layer): "
                         "run the model once on real inputs, then prune it."
@@ -56,8 +58,12 @@ def list_state(model: nn.Module) -> list[StateTensor]:
 
 def store_tensor(module: nn.Module, attribute: str, kind: str, tensor: Tensor) -> None:
     """Puts a tensor where a module keeps it, past `nn.Module.__setattr__` (which would move plain attributes)."""
-    store = {"parameter": module._parameters, "buffer": module._buffers, "attribute": module.__dict__}[kind]
-    store[attribute] = tensor
+    stores: dict[str, Any] = {
+        "parameter": module._parameters,
+        "buffer": module._buffers,
+        "attribute": module.__dict__,
+    }
+    stores[kind][attribute] = tensor
 
 
 class _Snapshot:
@@ -88,15 +94,27 @@ class _Snapshot:
 
 
 @contextmanager
-def preserve_random_state() -> Iterator[None]:
-    """Puts torch's random number generators (CPU and every initialised GPU) back as they were."""
+def preserve_random_state() -> Generator[None]:
+    """Puts the random number generators of torch (CPU and initialised GPUs), numpy and Python back as they were."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        yield
+    python, legacy_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (a forward may draw from it)
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy_numpy)  # noqa: NPY002
+
+
+def seed_random_state(seed: int) -> None:
+    """Seeds the generators that `preserve_random_state` puts back."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
 
 
 @contextmanager
-def preserve_model(model: nn.Module) -> Iterator[None]:
+def preserve_model(model: nn.Module) -> Generator[None]:
     """Puts a model back as it was at the end, whatever happened inside.
 
     Covers module classes, attributes (caches included), parameters and buffers as objects, hooks, training mode,
@@ -111,7 +129,7 @@ def preserve_model(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def transaction(model: nn.Module) -> Iterator[None]:
+def transaction(model: nn.Module) -> Generator[None]:
     """Keeps the changes made to a model inside, or takes all of them back when anything is raised."""
     snapshot = _Snapshot(model)
     try:
@@ -122,7 +140,7 @@ def transaction(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Generator[None]:
     """Switches every module to evaluation mode and each one back to its own mode."""
     modes = [(module, module.training) for module in model.modules()]
     for module, _ in modes:
@@ -145,10 +163,8 @@ def shadow_tensor(state: StateTensor, kind: ShadowKind, track_buffers: bool = Tr
     """
     source = state.tensor.detach()
     is_parameter = state.places[0][2] == "parameter"
-    if kind == "meta":
-        shadow = torch.empty_like(source, device="meta")
-    else:
-        shadow = source if is_parameter else source.clone()
+    real = source if is_parameter or kind == "meta" else source.clone()
+    shadow = torch.empty_like(source, device="meta") if kind == "meta" else real
     differentiable = (shadow.is_floating_point() or shadow.is_complex()) and not state.is_statistic
     if is_parameter:
         return nn.Parameter(shadow, requires_grad=differentiable)
@@ -162,7 +178,7 @@ def shadow_model(
     *,
     track_buffers: bool = True,
     prepare: Callable[[nn.Module], Any] | None = None,
-) -> Iterator[dict[int, StateTensor]]:
+) -> Generator[dict[int, StateTensor]]:
     """Swaps a model's tensors for shadows while the context lasts; yields {id(shadow): the state it stands for}.
 
     ``prepare`` may then change the model in any way: everything is undone at the end.

@@ -134,7 +134,9 @@ def _layer_norm_sizes(module: Any) -> dict[str, Any]:
 
 def _attention_sizes(module: Any) -> dict[str, Any]:
     packed = module.in_proj_weight is not None
-    q, k, v = (module.in_proj_weight,) * 3 if packed else (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    q, k, v = (
+        (module.in_proj_weight,) * 3 if packed else (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    )
     rows = q.shape[0] // 3 if packed else q.shape[0]
     return {
         "embed_dim": q.shape[1],

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cleanai.errors import PlanError
 
 FORMAT = "cleanai-plan-1"
+_Record = TypeVar("_Record", "TensorCut", "GroupCut", "AttributeChange")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class Plan:
     def __post_init__(self) -> None:
         seen = set()
         for cut in self.cuts:
+            if cut.dim < 0:
+                raise PlanError(f"{cut.parameter}: the dimension {cut.dim} is negative; count from the first one")
             if (cut.parameter, cut.dim) in seen:
                 raise PlanError(f"{cut.parameter} dimension {cut.dim} appears twice in the plan")
             seen.add((cut.parameter, cut.dim))
@@ -160,24 +163,18 @@ class Plan:
         """The plan that `to_dict` described; everything is checked, nothing is executed."""
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             raise PlanError(f"this is not a plan of the format {FORMAT}")
-        try:
-            return cls(
-                cuts=tuple(TensorCut(**{**cut, "dropped": _integers(cut["dropped"])}) for cut in data["cuts"]),
-                groups=tuple(
-                    GroupCut(
-                        **{
-                            **group,
-                            "dropped": _integers(group["dropped"]),
-                            "scores": None if group["scores"] is None else tuple(map(float, group["scores"])),
-                        }
-                    )
-                    for group in data["groups"]
-                ),
-                attributes=tuple(AttributeChange(**change) for change in data["attributes"]),
-                settings=dict(data["settings"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise PlanError(f"the plan is damaged: {error}") from error
+        cuts, groups, attributes = (data.get(name) for name in ("cuts", "groups", "attributes"))
+        settings = data.get("settings")
+        if not (isinstance(cuts, list) and isinstance(groups, list) and isinstance(attributes, list)):
+            raise PlanError("the plan is damaged: cuts, groups and attributes must be lists")
+        if not isinstance(settings, Mapping):
+            raise PlanError("the plan is damaged: settings must be a mapping")
+        return cls(
+            cuts=tuple(_read(TensorCut, cut) for cut in cuts),
+            groups=tuple(_read(GroupCut, group) for group in groups),
+            attributes=tuple(_read(AttributeChange, change) for change in attributes),
+            settings=dict(settings),
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -196,7 +193,9 @@ class Plan:
         width = max([len(group.name) for group in self.groups] or [0])
         lines = [repr(self)]
         for group in self.groups:
-            change = f"{group.size} -> {group.kept_size} {group.kind}" if group.dropped else f"{group.size} {group.kind}"
+            change = (
+                f"{group.size} -> {group.kept_size} {group.kind}" if group.dropped else f"{group.size} {group.kind}"
+            )
             lines.append(f"  {group.name:<{width}}  {change}  {shorten_indices(group.dropped)}{group.note}".rstrip())
         for change in self.attributes:
             place = change.attribute if change.index is None else f"{change.attribute}[{change.index}]"
@@ -210,10 +209,40 @@ def shorten_indices(indices: Sequence[int], most: int = 8) -> str:
     return f"{shown}, … ({len(indices)})" if len(indices) > most else shown
 
 
-def _integers(values: Any) -> tuple[int, ...]:
-    if not all(type(value) is int for value in values):
-        raise TypeError("indices must be integers")
-    return tuple(values)
+def _is_integer(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, (list, tuple)) and all(check(item) for item in value)
+
+
+# What a field may hold in JSON, by the annotation it has above.
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "int": _is_integer,
+    "int | None": lambda value: value is None or _is_integer(value),
+    "float | None": lambda value: value is None or _is_number(value),
+    "tuple[int, ...]": _is_list_of(_is_integer),
+    "tuple[float, ...] | None": lambda value: value is None or _is_list_of(_is_number)(value),
+}
+
+
+def _read(kind: type[_Record], data: Any) -> _Record:
+    """One record from JSON, every field checked."""
+    names = {item.name: str(item.type) for item in fields(kind)}
+    if not isinstance(data, Mapping) or set(data) != set(names):
+        raise PlanError(f"the plan is damaged: a {kind.__name__} needs exactly the fields {', '.join(names)}")
+    values: dict[str, Any] = {}
+    for name, annotation in names.items():
+        if not _CHECKS[annotation](data[name]):
+            raise PlanError(f"the plan is damaged: {kind.__name__}.{name} is {data[name]!r:.60}, not {annotation}")
+        values[name] = tuple(data[name]) if isinstance(data[name], list) else data[name]
+    return kind(**values)
 
 
 def _compose(size: int, first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
@@ -276,6 +305,11 @@ def _compose_attributes(
     for change in second:
         key = (change.module, change.attribute, change.index)
         before = merged.get(key)
+        if before is not None and before.new != change.old:
+            raise PlanError(
+                f"the plans do not follow each other: {change.module}.{change.attribute} is {before.new} after the "
+                f"first and {change.old} before the second"
+            )
         old = before.old if before is not None else change.old
         merged[key] = AttributeChange(change.module, change.attribute, change.index, old, change.new)
     return tuple(merged.values())

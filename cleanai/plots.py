@@ -24,11 +24,11 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from cleanai.errors import InputError
-from cleanai.rendering import latency_conditions, printable, with_minus
-from cleanai.texts import percent, say, scaled, short_number, signed, signed_percent, significant, term
+from cleanai.rendering import are_comparable, printable, with_minus
+from cleanai.texts import local_number, percent, say, scaled, short_number, signed, signed_percent, significant, term
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,10 +90,17 @@ class _MetricRow:
 def _measured_rows(report: Report) -> list[_MetricRow]:
     """The quantities that every stage has; a bar that was not measured is left out, not drawn as zero."""
     language, stages = report.language, list(report.metrics.values())
+
+    def write_count(value: float) -> str:
+        return scaled(value, language)
+
+    def write_time(milliseconds: float) -> str:
+        return f"{significant(milliseconds, 3, language)} ms"
+
     rows = [
-        _cost_row(say(language, "Parameters"), stages, lambda m: m.parameters, scaled),
-        _cost_row(say(language, "MACs"), stages, lambda m: m.macs, scaled),
-        _cost_row(say(language, "Latency"), stages, _comparable_latency(stages), lambda ms: f"{significant(ms)} ms"),
+        _cost_row(say(language, "Parameters"), stages, lambda m: m.parameters, write_count),
+        _cost_row(say(language, "MACs"), stages, lambda m: m.macs, write_count),
+        _cost_row(say(language, "Latency"), stages, _comparable_latency(stages), write_time),
     ]
     accuracies = [metrics.accuracy for metrics in stages]
     known = [accuracy for accuracy in accuracies if accuracy is not None]
@@ -117,8 +124,8 @@ def _cost_row(
 
 
 def _comparable_latency(stages: Sequence[ModelMetrics]) -> Callable[[ModelMetrics], float | None]:
-    """A reader of latencies that reads none when they were taken under different conditions."""
-    comparable = len({latency_conditions(metrics.latency) for metrics in stages}) == 1
+    """A reader of latencies that reads none when they cannot be compared."""
+    comparable = are_comparable([metrics.latency for metrics in stages])
     return lambda metrics: metrics.latency.median_ms if metrics.latency and comparable else None
 
 
@@ -127,11 +134,11 @@ def _metrics_title(report: Report) -> str:
     language, stages = report.language, list(report.metrics.values())
     first, last = stages[0], stages[-1]
     if len(stages) < 2 or not first.macs:
-        return say(language, "MACs {macs}", macs=scaled(last.macs))
+        return say(language, "MACs {macs}", macs=scaled(last.macs, language))
     macs = signed_percent(last.macs / first.macs - 1, language)
     if first.accuracy is None or last.accuracy is None:
         return say(language, "MACs {macs}", macs=macs)
-    change = say(language, "{value} points", value=signed(last.accuracy - first.accuracy, 2))
+    change = say(language, "{value} points", value=signed(last.accuracy - first.accuracy, 2, language))
     return say(language, "MACs {macs}, accuracy {change}", macs=macs, change=change)
 
 
@@ -284,6 +291,7 @@ def _draw_scores(axes: Axes, group: GroupRecord, language: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     if not logarithmic:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.xaxis.set_major_formatter(_TickFormatter(language))
     sns.despine(ax=axes)
 
 
@@ -330,8 +338,9 @@ def _title_scores(figure: Figure, report: Report, groups: Sequence[GroupRecord],
 
 
 def has_curves(history: Sequence[dict[str, Any]] | None) -> bool:
-    """Whether a history holds a loss or an accuracy to draw."""
-    return any(_curves(history or [], word) for word in ("loss", "accuracy"))
+    """Whether a history holds a loss or an accuracy of more than one epoch, which makes a curve."""
+    curves = [curve for word in ("loss", "accuracy") for curve in _curves(history or [], word).values()]
+    return any(len(values) > 1 for _, values in curves)
 
 
 def plot_training(history: Sequence[dict[str, Any]], language: str = "en", ax: Axes | None = None) -> Figure:
@@ -378,16 +387,29 @@ def _draw_curves(axes: Axes, history: Sequence[dict[str, Any]], word: str, langu
     axes.set_xlabel(say(language, "epoch"))
     axes.set_ylabel(say(language, "loss" if word == "loss" else "accuracy (%)"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_formatter(_TickFormatter(language))
     main = list(curves.values())[-1][1]
     written = [
-        percent(main[place] / 100, language) if word == "accuracy" else short_number(main[place]) for place in (0, -1)
+        percent(main[place] / 100, language) if word == "accuracy" else short_number(main[place], language)
+        for place in (0, -1)
     ]
     finding = " → ".join(written if len(main) > 1 else written[:1])
-    title = f"{say(language, 'Loss' if word == 'loss' else 'Accuracy')}: {finding}"
+    title = f"{_curve_title(list(curves)[-1], word, language)}: {finding}"
     _finish(axes, grid="y")
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     if len(curves) > 1:
         axes.legend(loc="upper right" if word == "loss" else "lower right", fontsize=8.5)
+
+
+def _curve_title(key: str, word: str, language: str) -> str:
+    """What a curve is: its accuracy or loss, and on which data where its key says so."""
+    data = key[: -len(word)].strip("_ -./")
+    phrase = word.capitalize()
+    return (
+        say(language, f"{phrase} ({{data}})", data=label_text(term(language, data), 24))
+        if data
+        else say(language, phrase)
+    )
 
 
 def _curve_label(key: str, word: str, language: str) -> str:
@@ -428,6 +450,17 @@ def _style() -> Generator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update({**look, "font.family": ["DejaVu Sans"], "axes.edgecolor": "0.6", "grid.color": "0.9"})
         yield
+
+
+class _TickFormatter(ScalarFormatter):
+    """Numbers along an axis as the language writes them."""
+
+    def __init__(self, language: str) -> None:
+        super().__init__(useOffset=False)
+        self._language = language
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return local_number(super().__call__(x, pos), self._language)
 
 
 class ReportFigure(Figure):

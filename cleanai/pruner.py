@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import platform
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ from cleanai.evaluate import ModelMetrics, measure_model
 from cleanai.fields import IntArray
 from cleanai.fitting import AttributeRule, Fitting, alive_classes, make_plan, probe_choice
 from cleanai.importance import Importance, ScoredGroup, find_importance, score_group
-from cleanai.inputs import output_tensors
 from cleanai.isolation import list_state, transaction
 from cleanai.plan import GroupCut, Plan
 from cleanai.report import BudgetRecord, FrozenRecord, GroupRecord, LayerRecord, ProofRecord, Report
@@ -222,9 +221,9 @@ class StructuredPruner:
         self._options: dict[str, Any] = {"forward_fn": forward_fn, "output_transform": output_transform}
         self._importance_name = importance if isinstance(importance, str) else repr(self.importance)
         _check_tensors(model)
-        if isinstance(ignored_layers, (str, type, nn.Module)):
-            ignored_layers = [ignored_layers]
-        self._ignored = [path for spec in ignored_layers for path in find_layers(model, spec, "ignored_layers")]
+        single = isinstance(ignored_layers, (str, type, nn.Module))
+        ignored: list[Any] = [ignored_layers] if single else [*ignored_layers]
+        self._ignored = [path for spec in ignored for path in find_layers(model, spec, "ignored_layers")]
         self.analysis = self._analyze(model)
         resolve_ratios(model, self.analysis.coupling, self.layer_pruning_ratios)
         self.statistics: ActivationStatistics | None = None
@@ -525,7 +524,7 @@ class StructuredPruner:
 
             display(report)
         else:
-            print(report)
+            sys.stdout.write(f"{report}\n")
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers
@@ -589,9 +588,7 @@ def _group_record(cut: GroupCut, groups: Sequence[Group], plan: Plan) -> GroupRe
             for member in group.members:
                 change = sizes.get((member.parameter, member.dim))
                 after = change.kept_size if change is not None else member.size
-                layers.append(
-                    LayerRecord(member.layer, member.parameter, member.dim, member.role, member.size, after)
-                )
+                layers.append(LayerRecord(member.layer, member.parameter, member.dim, member.role, member.size, after))
     return GroupRecord(
         name=cut.name,
         kind=cut.kind,

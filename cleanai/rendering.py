@@ -16,7 +16,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cleanai.texts import MISSING, percent, say, scaled, short_number, signed, signed_percent, significant, term
+from cleanai.texts import (
+    MISSING,
+    local_number,
+    percent,
+    say,
+    scaled,
+    short_number,
+    signed,
+    signed_percent,
+    significant,
+    term,
+    terms,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -25,6 +38,7 @@ if TYPE_CHECKING:
     from cleanai.evaluate import Latency, ModelMetrics
     from cleanai.report import GroupRecord, Report
 
+TERMINAL_WIDTH = 106  # where running text is wrapped
 TERMINAL_ROWS = 40  # pruned groups listed in a terminal
 TERMINAL_REASONS = 12  # reasons for freezing listed in a terminal
 SHORT_RUNS = 4  # runs of indices shown before "…"
@@ -67,7 +81,7 @@ class _Quantity:
     label: str
     number: Callable[[ModelMetrics], float | None]
     text: Callable[[ModelMetrics], str]
-    in_points: bool = False
+    difference: Callable[[float], str] | None = None  # how a change is written where a share would mislead
 
 
 def _quantities(language: str) -> list[_Quantity]:
@@ -76,16 +90,24 @@ def _quantities(language: str) -> list[_Quantity]:
     def accuracy(metrics: ModelMetrics) -> str:
         return MISSING if metrics.accuracy is None else percent(metrics.accuracy / 100, language, digits=2)
 
+    def loss(metrics: ModelMetrics) -> str:
+        return MISSING if metrics.loss is None else significant(metrics.loss, language=language)
+
+    def points(change: float) -> str:
+        return say(language, "{value} points", value=signed(change, 2, language))
+
     return [
-        _Quantity(say(language, "Parameters"), lambda m: m.parameters, lambda m: f"{m.parameters:,}"),
-        _Quantity(say(language, "Size"), lambda m: m.size_mb, lambda m: f"{_megabytes(m.size_mb)} MB"),
-        _Quantity(say(language, "MACs"), lambda m: m.macs, lambda m: scaled(m.macs)),
-        _Quantity(say(language, "FLOPs"), lambda m: m.flops, lambda m: scaled(m.flops)),
-        _Quantity(say(language, "Latency"), lambda m: m.latency.median_ms if m.latency else None, _latency_text),
-        _Quantity(say(language, "Accuracy"), lambda m: m.accuracy, accuracy, in_points=True),
+        _Quantity(say(language, "Parameters"), lambda m: m.parameters, lambda m: whole_number(m.parameters, language)),
+        _Quantity(say(language, "Size"), lambda m: m.size_mb, lambda m: f"{_megabytes(m.size_mb, language)} MB"),
+        _Quantity(say(language, "MACs"), lambda m: m.macs, lambda m: scaled(m.macs, language)),
+        _Quantity(say(language, "FLOPs"), lambda m: m.flops, lambda m: scaled(m.flops, language)),
         _Quantity(
-            say(language, "Loss"), lambda m: m.loss, lambda m: MISSING if m.loss is None else significant(m.loss)
+            say(language, "Latency"),
+            lambda m: m.latency.median_ms if m.latency else None,
+            lambda m: _latency_text(m.latency, language),
         ),
+        _Quantity(say(language, "Accuracy"), lambda m: m.accuracy, accuracy, difference=points),
+        _Quantity(say(language, "Loss"), lambda m: m.loss, loss, difference=lambda change: signed(change, 3, language)),
     ]
 
 
@@ -98,33 +120,36 @@ def _metrics_row(report: Report, quantity: _Quantity) -> tuple[str, ...]:
 
 
 def _change(report: Report, quantity: _Quantity, first: ModelMetrics, metrics: ModelMetrics) -> str:
-    """The change against the first stage: percent, or points for what is in percent already."""
+    """The change against the first stage: a share of it, or the difference where that says more."""
     before, after = quantity.number(first), quantity.number(metrics)
     if before is None or after is None:
         return MISSING
-    if quantity.in_points:
-        return say(report.language, "{value} points", value=signed(after - before, 2))
+    if quantity.difference is not None:
+        return quantity.difference(after - before)
     is_latency = quantity.label == say(report.language, "Latency")
-    if before == 0 or (is_latency and latency_conditions(first.latency) != latency_conditions(metrics.latency)):
+    if before == 0 or (is_latency and not are_comparable([first.latency, metrics.latency])):
         return MISSING
     return signed_percent(after / before - 1, report.language)
 
 
-def _latency_text(metrics: ModelMetrics) -> str:
-    latency = metrics.latency
+def _latency_text(latency: Latency | None, language: str) -> str:
     if latency is None:
         return MISSING
     mark = "*" if latency.disturbed else ""
-    return f"{significant(latency.median_ms)} ± {significant(latency.iqr_ms, 2)} ms{mark}"
+    median, spread = significant(latency.median_ms, 3, language), significant(latency.iqr_ms, 2, language)
+    return f"{median} ± {spread} ms{mark}"
 
 
-def _megabytes(size: float) -> str:
-    return f"{size:,.0f}" if size >= 1000 else significant(size)
+def _megabytes(size: float, language: str) -> str:
+    return whole_number(round(size), language) if size >= 1000 else significant(size, language=language)
 
 
-def latency_conditions(latency: Latency | None) -> tuple[int, int] | None:
-    """What must be equal for two latencies to be compared: batch size and CPU threads."""
-    return (latency.batch_size, latency.num_threads) if latency else None
+def are_comparable(latencies: Sequence[Latency | None]) -> bool:
+    """Whether latencies can be compared: same batch size and CPU threads, and the machine at rest each time."""
+    conditions = {
+        (latency.batch_size, latency.num_threads, latency.disturbed) if latency else None for latency in latencies
+    }
+    return len(conditions) == 1 and not any(latency is None or latency.disturbed for latency in latencies)
 
 
 def _metrics_notes(report: Report) -> tuple[str, ...]:
@@ -141,17 +166,27 @@ def _metrics_notes(report: Report) -> tuple[str, ...]:
     phrase = "Latency: median ± interquartile range; batch size {batch}, CPU threads {threads}; {runs}."
     settings = {stage: (latency.batch_size, latency.num_threads) for stage, latency in timed.items()}
     for (batch, threads), stages in _by_value(settings).items():
-        runs = [f"{term(language, stage)}: {say(language, '{n} runs', n=f'{timed[stage].runs:,}')}" for stage in stages]
+        runs = [
+            f"{term(language, stage)}: {say(language, '{n} runs', n=whole_number(timed[stage].runs, language))}"
+            for stage in stages
+        ]
         notes.append(say(language, phrase, batch=batch, threads=threads, runs=", ".join(runs)))
     if len(set(settings.values())) > 1:
         phrase = "Latencies were measured under different conditions, so their change is not given."
         notes.append(say(language, phrase))
     if any(latency.disturbed for latency in timed.values()):
-        notes.append(say(language, "* The machine was disturbed while this latency was measured."))
+        notes.append(
+            say(
+                language,
+                "* The machine was disturbed while this latency was measured; changes from or to it are not given.",
+            )
+        )
     counted = {stage: m.samples for stage, m in metrics.items() if m.samples is not None}
     for samples, stages in _by_value(counted).items():
         phrase = "Accuracy and loss on {samples} samples ({stages})."
-        notes.append(say(language, phrase, samples=f"{samples:,}", stages=_stage_names(stages, language)))
+        notes.append(
+            say(language, phrase, samples=whole_number(samples, language), stages=_stage_names(stages, language))
+        )
     return tuple(notes)
 
 
@@ -175,13 +210,20 @@ def budget_table(report: Report) -> Table:
     for target, label in labels.items():
         is_target = target == budget.target
         reached = budget.reached if is_target else getattr(budget, target)
+        if (
+            target == "latency"
+            and not is_target
+            and not are_comparable([m.latency for m in report.metrics.values()][:2])
+        ):
+            reached = None
         difference = MISSING
         if is_target:
-            difference = say(language, "{value} points", value=signed(100 * (reached - budget.asked), 1))
+            value = signed(100 * (reached - budget.asked), 1, language)
+            difference = say(language, "{value} points", value=value)
         asked = percent(budget.asked, language) if is_target else MISSING
         rows.append((say(language, label), asked, percent(reached, language), difference))
     heads = ("share removed", "asked", "reached", "difference")
-    notes = (budget.note,) if budget.note else ()
+    notes = (terms(language, budget.note),) if budget.note else ()
     title = say(language, "Asked against reached")
     return Table(title, tuple(say(language, head) for head in heads), tuple(rows), "lrrr", notes)
 
@@ -256,8 +298,13 @@ def frozen_reasons(report: Report) -> list[FrozenReason]:
         merged[record.reason] = (layers + new, channels + record.channels)
     language = report.language
     return [
-        FrozenReason(term(language, reason), _short_list(layers, language), ", ".join(layers) or MISSING, f"{count:,}")
-        for reason, (layers, count) in merged.items()
+        FrozenReason(
+            term(language, reason),
+            _short_list(layers, language),
+            ", ".join(layers) or MISSING,
+            whole_number(channels, language),
+        )
+        for reason, (layers, channels) in merged.items()
     ]
 
 
@@ -308,6 +355,8 @@ def _setting(value: Any, language: str) -> str:
         return ", ".join(_setting(item, language) for item in value)
     if isinstance(value, bool):
         return term(language, str(value)) if language != "en" else ("yes" if value else "no")
+    if isinstance(value, int | float):
+        return local_number(str(value), language)
     return term(language, value) if isinstance(value, str) else str(value)
 
 
@@ -324,13 +373,15 @@ def proof_lines(report: Report) -> list[str]:
     }
     lines = [say(language, verdicts[proof.passed])]
     if proof.max_relative_error is not None:
-        phrase = "Largest relative error {error}, tolerance {tolerance}, {dtype}, {runs} random inputs, {seconds} s."
-        error = f"{proof.max_relative_error:.1e}"
+        phrase = "Largest relative error {error}, tolerance {tolerance}, {dtype}, random inputs: {runs}, {seconds} s."
+        error = local_number(f"{proof.max_relative_error:.1e}", language)
         tolerance = MISSING if proof.tolerance is None else f"{proof.tolerance:.0e}"
-        seconds = f"{proof.seconds:.2g}"
+        seconds = local_number(f"{proof.seconds:.2g}", language)
         numbers = {"error": error, "tolerance": tolerance, "dtype": proof.dtype, "runs": proof.runs}
         lines.append(say(language, phrase, **numbers, seconds=seconds))
-    return lines + ([proof.note] if proof.note else [])
+    note = term(language, proof.note)
+    repeated = note.lower() == lines[0].rstrip(".").lower()
+    return lines + ([note] if note and not repeated else [])
 
 
 def verdict(report: Report) -> str:
@@ -359,10 +410,11 @@ def _runs(ordered: Sequence[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def scored_indices(group: GroupRecord) -> str:
+def scored_indices(group: GroupRecord, language: str) -> str:
     """Every removed index with its score, in the original order."""
     pairs = sorted(zip(group.removed, group.removed_scores, strict=True))
-    return ", ".join(f"{index}: {score:.4g}" for index, score in pairs)
+    separator = ", " if language == "en" else "; "  # where the comma belongs to the numbers
+    return separator.join(f"{index}: {short_number(score, language)}" for index, score in pairs)
 
 
 def cut_line(report: Report, group: GroupRecord) -> str:
@@ -371,7 +423,12 @@ def cut_line(report: Report, group: GroupRecord) -> str:
         return say(report.language, "No scores were recorded.") if group.scores is None else ""
     removed, kept = group.cut
     phrase = "Highest score removed {removed}, lowest score kept {kept}."
-    return say(report.language, phrase, removed=short_number(removed), kept=short_number(kept))
+    return say(
+        report.language,
+        phrase,
+        removed=short_number(removed, report.language),
+        kept=short_number(kept, report.language),
+    )
 
 
 def created_line(report: Report) -> str:
@@ -396,34 +453,50 @@ def render_text(report: Report) -> str:
         *([_text_table(metrics)] if metrics.rows else []),
         _text_table(budget_table(report)),
         "\n".join(
-            [f"{say(language, 'Proof')}: {verdict(report)}", *(f"  {printable(line)}" for line in proof_lines(report))]
+            [
+                f"{say(language, 'Proof')}: {verdict(report)}",
+                *(line for text in proof_lines(report) for line in _wrap(text)),
+            ]
         ),
         _text_table(groups_table(report, limit=TERMINAL_ROWS)),
-        _text_table(frozen_table(report, TERMINAL_REASONS), widest=90),
+        _text_table(frozen_table(report, TERMINAL_REASONS)),
     ]
     return "\n\n".join([f"{parts[0]}\n{parts[1]}", *parts[2:]])
 
 
 def _text_warnings(report: Report) -> str:
-    return "\n".join([say(report.language, "Warnings"), *(f"  ! {printable(line)}" for line in report.warnings)])
+    return "\n".join(
+        [
+            say(report.language, "Warnings"),
+            *(f"  ! {printable(term(report.language, line))}" for line in report.warnings),
+        ]
+    )
 
 
 def _text_settings(report: Report) -> str:
     pairs = " · ".join(f"{name}: {value}" for name, value in settings_rows(report) if value != MISSING)
-    lines = textwrap.wrap(printable(pairs), 104, break_long_words=False)
-    return "\n".join([say(report.language, "Settings"), *(f"  {line}" for line in lines)])
+    return "\n".join([say(report.language, "Settings"), *_wrap(pairs)])
+
+
+def _wrap(text: str) -> list[str]:
+    """A text in lines that fit the terminal, indented."""
+    wrapped = textwrap.wrap(printable(text), TERMINAL_WIDTH - 2, break_long_words=False, break_on_hyphens=False)
+    return [f"  {line}" for line in wrapped]
 
 
 def _text_table(table: Table, widest: int = 64) -> str:
-    """A table in aligned columns under its title; cells longer than `widest` lose their middle."""
+    """A table in aligned columns under its title, without empty columns; cells longer than `widest` lose their middle."""
     lines = [table.title]
     if table.rows:
-        cells = [[shorten(printable(cell), widest) for cell in row] for row in (table.columns, *table.rows)]
+        used = [at for at in range(len(table.columns)) if any(row[at] != MISSING for row in table.rows)]
+        rows = [[row[at] for at in used] for row in (table.columns, *table.rows)]
+        align = "".join(table.align[at] for at in used)
+        cells = [[shorten(printable(cell), widest) for cell in row] for row in rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        body = ["  ".join(map(_pad, row, widths, table.align)).rstrip() for row in cells]
+        body = ["  ".join(map(_pad, row, widths, align)).rstrip() for row in cells]
         rule = "-" * max(map(len, body))
         lines += [f"  {line}" for line in (body[0], rule, *body[1:])]
-    return "\n".join(lines + [f"  {printable(note)}" for note in table.notes])
+    return "\n".join(lines + [line for note in table.notes for line in _wrap(note)])
 
 
 def _pad(cell: str, width: int, align: str) -> str:
@@ -456,7 +529,7 @@ def render_markdown(report: Report) -> str:
     parts.append(markdown(created_line(report)))
     if report.warnings:
         parts.append(f"## {say(language, 'Warnings')}")
-        parts.append("\n".join(f"- {markdown(line)}" for line in report.warnings))
+        parts.append("\n".join(f"- {markdown(term(language, line))}" for line in report.warnings))
     parts += [_markdown_table(table) for table in tables[:2] if table.rows]
     parts += [f"## {say(language, 'Proof')}", f"**{verdict(report)}** " + markdown(" ".join(proof_lines(report)))]
     parts += [_markdown_table(table) for table in tables[2:]]
@@ -500,7 +573,7 @@ def markdown(text: str) -> str:
 def _listed_indices(report: Report, group: GroupRecord, with_scores: bool, runs: int | None) -> tuple[str, str]:
     """A label and the list of a group's removed indices, with scores where wanted and known."""
     if with_scores and group.scores is not None:
-        return say(report.language, "indices removed: score"), scored_indices(group)
+        return say(report.language, "indices removed: score"), scored_indices(group, report.language)
     return say(report.language, "indices removed"), short_indices(group.removed, report.language, runs)
 
 
@@ -557,6 +630,7 @@ def _html_parts(report: Report, limits: tuple[int, int]) -> dict[str, Any]:
         "title": say(report.language, "Pruning report: {model}", model=report.model_name),
         "created": created_line(report),
         "tiles": _tiles(report),
+        "warnings": [term(report.language, line) for line in report.warnings],
         "verdict": verdict(report),
         "verdict_class": {True: "proven", False: "failed", None: "unproven"}[report.proof.passed],
         "proof": proof_lines(report),

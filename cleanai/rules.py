@@ -48,7 +48,7 @@ class Context:
     partner: str = ""
 
     def label_state(self, state: StateTensor, shape: Shape) -> Labelled:
-        """A model tensor, of the shape it has in the trace, with fresh labels on every dimension; the same each time."""
+        """A model tensor, in the shape it has in the trace, with fresh labels on every dimension; always the same."""
         if state.name not in self.states:
             fields = {}
             for axis, size in enumerate(shape):
@@ -173,9 +173,7 @@ def _softmax(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
 # ----------------------------------------------------------------------------------------------------- contractions
 
 
-def contract(
-    context: Context, first: Labelled, second: Labelled, dims: Iterable[int], where: str
-) -> Labelled:
+def contract(context: Context, first: Labelled, second: Labelled, dims: Iterable[int], where: str) -> Labelled:
     """Two tensors of the same rank, broadcast against each other and summed over some dimensions."""
     shape = tuple(max(a, b) for a, b in zip(first.shape, second.shape, strict=True))
     fields = unite_elementwise(context, [first, second], shape, where)
@@ -301,7 +299,13 @@ def _convolution(context: Context, op: Operation, inputs: Inputs) -> list[Labell
 
 
 def _grouped(
-    context: Context, source: IntArray, in_labels: IntArray, out_labels: IntArray, groups: int, per: int, transposed: bool
+    context: Context,
+    source: IntArray,
+    in_labels: IntArray,
+    out_labels: IntArray,
+    groups: int,
+    per: int,
+    transposed: bool,
 ) -> IntArray:
     """Grouped convolution: whole groups together, and the same channels of every group on the side that is shared."""
     labels = context.labels
@@ -357,7 +361,8 @@ def _attention(context: Context, op: Operation, inputs: Inputs) -> list[Labelled
         for operand in (query, key):
             labels.freeze_value(operand, f"{op.where} scales by the size of it", [rank - 1])
     query, key, value = (
-        reduce(context, _repeat_heads(operand, query.shape), [rank - 2], keepdim=True) for operand in (query, key, value)
+        reduce(context, _repeat_heads(operand, query.shape), [rank - 2], keepdim=True)
+        for operand in (query, key, value)
     )
     scores = contract(context, query, key, [rank - 1], op.where)
     mask = op.saved_shape("attn_mask") or op.saved_shape("attn_bias")
@@ -373,7 +378,9 @@ def _repeat_heads(value: Labelled, shape: Shape) -> Labelled:
     if len(shape) != 4 or value.shape[1] == shape[1]:
         return value
     times = shape[1] // value.shape[1]
-    fields = {a: np.repeat(labels, times, axis=1) if labels.shape[1] > 1 else labels for a, labels in value.fields.items()}
+    fields = {
+        a: np.repeat(labels, times, axis=1) if labels.shape[1] > 1 else labels for a, labels in value.fields.items()
+    }
     return Labelled((value.shape[0], shape[1], *value.shape[2:]), fields)
 
 
@@ -440,6 +447,11 @@ def _group_norm(context: Context, op: Operation, inputs: Inputs) -> list[Labelle
 
 
 # ------------------------------------------------------------------------------------------------- moving data about
+
+
+def _backward_hook(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """What torch puts around a module with a full backward hook: every output is the input of the same place."""
+    return [value if value is not None else Labelled(shape) for value, shape in zip(inputs, op.shapes, strict=True)]
 
 
 def _reshape(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
@@ -801,6 +813,7 @@ RULES: dict[str, Rule] = _table(
     (_batch_norm, "NativeBatchNorm CudnnBatchNorm MiopenBatchNorm"),
     (_layer_norm, "NativeLayerNorm FusedRmsNorm"),
     (_group_norm, "NativeGroupNorm"),
+    (_backward_hook, "BackwardHookFunction"),
     (_reshape, "View UnsafeView ReshapeAlias ReshapeCopy"),
     (_transpose, "Transpose T"),
     (_permute, "Permute"),

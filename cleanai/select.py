@@ -151,7 +151,9 @@ def choose_units(ladders: Sequence[Ladder], budget: Budget) -> dict[int, IntArra
     return {index: by_index[index].first(count) for index, count in steps.items() if count}
 
 
-def _search(free: Sequence[Ladder], budget: Budget, ladders: Sequence[Ladder], fixed: Mapping[int, int]) -> dict[int, int]:
+def _search(
+    free: Sequence[Ladder], budget: Budget, ladders: Sequence[Ladder], fixed: Mapping[int, int]
+) -> dict[int, int]:
     """How far down each ladder, when all ladders are climbed in one common order."""
     order = _common_order(free, budget.over_all)
     by_index = {ladder.group.index: ladder for ladder in ladders}
@@ -205,7 +207,7 @@ def _common_order(ladders: Sequence[Ladder], over_all: bool) -> np.ndarray:
 
 def find_layers(model: nn.Module, spec: LayerSpec, argument: str) -> list[str]:
     """The paths of the modules that a module, a path, or a type stands for."""
-    paths = {path: module for path, module in model.named_modules()}
+    paths = dict(model.named_modules())
     if isinstance(spec, nn.Module):
         found = [path for path, module in model.named_modules(remove_duplicate=False) if module is spec]
         if not found:
@@ -221,8 +223,7 @@ def find_layers(model: nn.Module, spec: LayerSpec, argument: str) -> list[str]:
             close = difflib.get_close_matches(spec, list(paths), 3, 0.4)
             hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
             raise InputError(
-                f"{argument}: the model has no layer named {spec!r}{hint} "
-                "(names are those of model.named_modules())"
+                f"{argument}: the model has no layer named {spec!r}{hint} (names are those of model.named_modules())"
             )
         return [spec]
     raise InputError(f"{argument}: {spec!r} is no module, name or module type")
@@ -245,9 +246,7 @@ def check_ratio(value: Any, name: str) -> float:
     return float(value)
 
 
-def resolve_ratios(
-    model: nn.Module, coupling: Coupling, layer_ratios: Mapping[LayerSpec, float]
-) -> dict[int, float]:
+def resolve_ratios(model: nn.Module, coupling: Coupling, layer_ratios: Mapping[LayerSpec, float]) -> dict[int, float]:
     """Layer ratios as {group index: ratio}; a layer named closer to a group counts before a container or a type."""
     chosen: dict[int, tuple[int, float, str]] = {}
     for spec, value in layer_ratios.items():

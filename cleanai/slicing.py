@@ -28,9 +28,9 @@ def slice_model(model: nn.Module, plan: Plan) -> nn.Module:
         PlanError: a tensor of the plan is missing or has another size, or an attribute has another value.
 
     Example:
-        >>> layer = nn.Linear(3, 4)
-        >>> tuple(slice_model(layer, Plan(cuts=(TensorCut("weight", 0, 4, (1,)), TensorCut("bias", 0, 4, (1,))))).weight.shape)
-        (3, 3)
+        >>> plan = Plan(cuts=(TensorCut("weight", 0, 4, (1,)), TensorCut("bias", 0, 4, (1,))))
+        >>> slice_model(nn.Linear(3, 4), plan)
+        Linear(in_features=3, out_features=3, bias=True)
     """
     states = {state.name: state for state in list_state(model)}
     check_plan(model, plan, states)
@@ -71,12 +71,14 @@ def check_plan(model: nn.Module, plan: Plan, states: dict[str, StateTensor] | No
     for cut in plan.cuts:
         state = states.get(cut.parameter)
         if state is None:
-            raise PlanError(f"the plan cuts {cut.parameter}, which the model does not have: is it another architecture?")
+            raise PlanError(
+                f"the plan cuts {cut.parameter}, which the model does not have: is it another architecture?"
+            )
         shape = tuple(state.tensor.shape)
         if cut.dim >= len(shape) or shape[cut.dim] != cut.size:
             raise PlanError(
-                f"the plan expects {cut.size} indices in dimension {cut.dim} of {cut.parameter}, whose shape is {shape}: "
-                "was the model pruned since, or is it another size?"
+                f"the plan expects {cut.size} indices in dimension {cut.dim} of {cut.parameter}, which has shape "
+                f"{shape}: was the model pruned since, or is it another size?"
             )
     paths = dict(model.named_modules())
     for change in plan.attributes:
@@ -154,9 +156,10 @@ def _cut(tensor: Tensor, cuts: list[TensorCut], kept: _KeptIndices) -> Tensor:
         # numpy gathers columns about twice as fast as torch; the element type does not matter to it.
         values = tensor.view(_SAME_SIZE[tensor.element_size()]).numpy()
         return torch.from_numpy(_gather(values, [(cut.dim, kept.of(cut)) for cut in ordered])).view(tensor.dtype)
+    layout = _memory_format(tensor)
     for cut in ordered:
         tensor = tensor.index_select(cut.dim, torch.from_numpy(kept.of(cut)).to(tensor.device))
-    return tensor if _is_dense(tensor) else tensor.contiguous()
+    return tensor.contiguous(memory_format=layout)
 
 
 _SCRATCH_ELEMENTS = 1 << 16
@@ -182,6 +185,8 @@ def _gather(values: np.ndarray, picks: list[tuple[int, IntArray]]) -> np.ndarray
     return values
 
 
-def _is_dense(tensor: Tensor) -> bool:
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return tensor.dim() in formats and tensor.is_contiguous(memory_format=formats[tensor.dim()])
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    if layout is not None and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout):
+        return layout
+    return torch.contiguous_format

@@ -9,7 +9,7 @@ translated when they are known and shown unchanged otherwise.
     >>> term("tr", "my own stage")
     'my own stage'
     >>> percent(0.4957), percent(0.4957, "tr"), percent(None)
-    ('49.6 %', '%49.6', '—')
+    ('49.6 %', '%49,6', '—')
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ _TURKISH = {
         "Gecikme: medyan ± çeyrekler arası açıklık; yığın boyutu {batch}, CPU iş parçacığı {threads}; {runs}."
     ),
     "{n} runs": "{n} ölçüm",
-    "* The machine was disturbed while this latency was measured.": (
-        "* Bu gecikme ölçülürken makine başka işle meşguldü."
+    "* The machine was disturbed while this latency was measured; changes from or to it are not given.": (
+        "* Bu gecikme ölçülürken makine başka işle meşguldü; ona göre değişim verilmedi."
     ),
     "Latencies were measured under different conditions, so their change is not given.": (
         "Gecikmeler farklı koşullarda ölçüldüğü için değişimleri verilmedi."
@@ -122,8 +122,8 @@ _TURKISH = {
         "Budanan model, çıkarılan kanalları maskelenmiş özgün modelden farklıdır."
     ),
     "Verification was switched off.": "Doğrulama kapatılmıştı.",
-    "Largest relative error {error}, tolerance {tolerance}, {dtype}, {runs} random inputs, {seconds} s.": (
-        "En büyük bağıl hata {error}, tolerans {tolerance}, {dtype}, {runs} rastgele girdi, {seconds} sn."
+    "Largest relative error {error}, tolerance {tolerance}, {dtype}, random inputs: {runs}, {seconds} s.": (
+        "En büyük bağıl hata {error}, tolerans {tolerance}, {dtype}, rastgele girdi: {runs}, {seconds} sn."
     ),
     "proven": "kanıtlandı",
     "failed": "başarısız",
@@ -160,6 +160,8 @@ _TURKISH = {
     "Units kept per group": "Grup başına kalan birimler",
     "Score distributions": "Puan dağılımları",
     "Training curve": "Eğitim eğrisi",
+    "Loss ({data})": "Kayıp ({data})",
+    "Accuracy ({data})": "Doğruluk ({data})",
 }
 
 # Words that reach the report as data. Unknown ones are shown as they came.
@@ -216,39 +218,94 @@ _TERMS = {
     "epochs": "dönem sayısı",
     "learning rate": "öğrenme oranı",
     "batch size": "yığın boyutu",
-    "kept: not scored, no activation statistics reach it": "korundu: puanlanmadı, aktivasyon istatistiği ulaşmıyor",
+    "verification was switched off": "doğrulama kapatılmıştı",
 }
 
-# Reasons the engine gives, with the place they speak of; "it" is the dimension that was frozen.
+# Reasons and notes the engine gives, with the place they speak of; "it" is the dimension that was frozen. Placeholders
+# in capitals are translated themselves: PLACE is an operation and its module, TEXT another of these sentences.
 _REASONS = {
+    # Said by the rules of the operations
     "the output of the model": "modelin çıktısı",
     "a dimension of size 1": "boyutu 1 olan bir eksen",
-    "the other parts it must stay equal to cannot shrink": "eşit kalması gereken diğer parçalar küçülemiyor",
-    "the forward does not follow a cut of it: {where}": "ileri geçiş bu eksenin kesilmesine uymuyor: {where}",
-    "the vocabulary of {where}": "{where} sözlüğü",
-    "the bias of {where}": "{where} sapması",
-    "zeros added by {where}": "{where} eklediği sıfırlar",
-    "no rule for the operation {where}": "{where} işlemi için kural yok",
+    "the vocabulary of {PLACE}": "{PLACE} işleminin sözlüğü",
+    "the kernel of {PLACE}": "{PLACE} işleminin çekirdeği",
+    "the bias of {PLACE}": "{PLACE} işleminin sapması",
+    "zeros added by {PLACE}": "{PLACE} işleminin eklediği sıfırlar",
+    "no rule for the operation {PLACE}": "{PLACE} işlemi için kural yok",
     "groups of a convolution over repeated channels": "yinelenen kanallar üzerinde gruplu evrişim",
-    "{where} combines it with something that cannot be pruned": "{where} onu budanamayan bir şeyle birleştiriyor",
-    "{where} joins it with something that cannot be pruned": "{where} onu budanamayan bir şeye ekliyor",
-    "{where} joins it with constants": "{where} onu sabitlere ekliyor",
-    "{where} multiplies it with something that cannot be pruned": "{where} onu budanamayan bir şeyle çarpıyor",
-    "{where} multiplies it with a constant": "{where} onu bir sabitle çarpıyor",
-    "{where} reads something that cannot be pruned": "{where} budanamayan bir şeyi okuyor",
-    "{where} normalises over it": "{where} onun üzerinden normalleştiriyor",
-    "{where} computes statistics over it": "{where} onun üzerinden istatistik hesaplıyor",
-    "{where} slides over it": "{where} onun üzerinde kayıyor",
-    "{where} attends over it": "{where} onun üzerinde dikkat hesaplıyor",
-    "{where} scales by the size of it": "{where} onun boyutuna göre ölçekliyor",
-    "{where} repeats it": "{where} onu yineliyor",
-    "{where} wraps it": "{where} onu sarıyor",
-    "{where} crops it": "{where} onu kırpıyor",
-    "{where} works on positions along it": "{where} onun üzerindeki konumlarla çalışıyor",
-    "{where} picks from it by position": "{where} ondan konuma göre seçiyor",
-    "{where} reads memory directly": "{where} belleği doğrudan okuyor",
-    "{where} has a constant operand": "{where} sabit bir işlenen kullanıyor",
-    "{where} has a weight that is not part of the graph": "{where} grafikte olmayan bir ağırlık kullanıyor",
+    "{PLACE} combines it with something that cannot be pruned": (
+        "{PLACE} işlemi onu budanamayan bir şeyle birleştiriyor"
+    ),
+    "{PLACE} combines it with the input of the model": "{PLACE} işlemi onu modelin girdisiyle birleştiriyor",
+    "{PLACE} joins it with something that cannot be pruned": "{PLACE} işlemi onu budanamayan bir şeye ekliyor",
+    "{PLACE} joins it with the input of the model": "{PLACE} işlemi onu modelin girdisine ekliyor",
+    "{PLACE} joins it with constants": "{PLACE} işlemi onu sabitlere ekliyor",
+    "{PLACE} multiplies it with something that cannot be pruned": "{PLACE} işlemi onu budanamayan bir şeyle çarpıyor",
+    "{PLACE} multiplies it with the input of the model": "{PLACE} işlemi onu modelin girdisiyle çarpıyor",
+    "{PLACE} multiplies it with a constant": "{PLACE} işlemi onu bir sabitle çarpıyor",
+    "{PLACE} reads something that cannot be pruned": "{PLACE} işlemi budanamayan bir şeyi okuyor",
+    "{PLACE} reads the input of the model": "{PLACE} işlemi modelin girdisini okuyor",
+    "{PLACE} reads something that cannot be pruned, group by group": (
+        "{PLACE} işlemi budanamayan bir şeyi grup grup okuyor"
+    ),
+    "{PLACE} reads the input of the model, group by group": "{PLACE} işlemi modelin girdisini grup grup okuyor",
+    "{PLACE} normalises over it": "{PLACE} işlemi onun üzerinden normalleştiriyor",
+    "{PLACE} computes statistics over it": "{PLACE} işlemi onun üzerinden istatistik hesaplıyor",
+    "{PLACE} slides over it": "{PLACE} işlemi onun üzerinde kayıyor",
+    "{PLACE} attends over it": "{PLACE} işlemi onun üzerinde dikkat hesaplıyor",
+    "{PLACE} scales by the size of it": "{PLACE} işlemi onun boyutuna göre ölçekliyor",
+    "{PLACE} repeats it": "{PLACE} işlemi onu yineliyor",
+    "{PLACE} wraps it": "{PLACE} işlemi onu başa sarıyor",
+    "{PLACE} crops it": "{PLACE} işlemi onu kırpıyor",
+    "{PLACE} rolls over all dimensions at once": "{PLACE} işlemi bütün eksenleri birden kaydırıyor",
+    "{PLACE} works on positions along it": "{PLACE} işlemi onun üzerindeki konumlarla çalışıyor",
+    "{PLACE} picks from it by position": "{PLACE} işlemi ondan konuma göre seçiyor",
+    "{PLACE} takes every {step}th of it, which does not divide {size}": (
+        "{PLACE} işlemi onun her {step} öğesinden birini alıyor, bu da {size} sayısını bölmüyor"
+    ),
+    "{PLACE} reads memory directly": "{PLACE} işlemi belleği doğrudan okuyor",
+    "{PLACE} has a constant operand": "{PLACE} işlemi sabit bir işlenen kullanıyor",
+    "{PLACE} has a weight that is not part of the graph": "{PLACE} işlemi grafikte olmayan bir ağırlık kullanıyor",
+    # Said of groups as a whole
+    "the other parts it must stay equal to cannot shrink": "eşit kalması gereken diğer parçalar küçülemiyor",
+    "none of the dimensions it is split into can shrink": "bölündüğü eksenlerin hiçbiri küçülemiyor",
+    "cut along another axis: whole heads or groups, or the same share of each": (
+        "başka bir eksen boyunca kesiliyor: bütün başlar ya da gruplar, veya her birinden aynı pay"
+    ),
+    "there is only one of it": "ondan yalnızca bir tane var",
+    "its parts must shrink alike and have no common step": "parçaları birlikte küçülmeli, ama ortak bir adımları yok",
+    "it reaches the ignored layer {layer}": "dokunulmayan {layer} katmanına ulaşıyor",
+    # Said after a cut was tried
+    "the forward does not follow a cut of it: {TEXT}": "ileri geçiş bu eksenin kesilmesine uymuyor: {TEXT}",
+    "{TEXT}: the forward took another path ({operation})": "{TEXT}: ileri geçiş başka bir yol izledi ({operation})",
+    "the forward took another path ({count} operations, not {wanted})": (
+        "ileri geçiş başka bir yol izledi ({wanted} yerine {count} işlem)"
+    ),
+    "{PLACE}: its result has the shape {shape}, {wanted} was expected": (
+        "{PLACE}: sonucunun biçimi {shape}, beklenen {wanted}"
+    ),
+    "{PLACE}: it works in {count} groups, {wanted} were expected": (
+        "{PLACE}: {count} grupla çalışıyor, beklenen {wanted}"
+    ),
+    "{PLACE}: its argument {name} changed from {before} to {after}": (
+        "{PLACE}: {name} bağımsız değişkeni {before} iken {after} oldu"
+    ),
+    "{PLACE}: it starts at {count}, {wanted} was expected": "{PLACE}: {count} konumunda başlıyor, beklenen {wanted}",
+    "{TEXT}; an output has the shape {shape}, {wanted} was expected": (
+        "{TEXT}; bir çıktının biçimi {shape}, beklenen {wanted}"
+    ),
+    "{TEXT}; it computes with other numbers": "{TEXT}; başka sayılarla hesaplıyor",
+    "{TEXT}; it connects other channels than before": "{TEXT}; öncekinden başka kanalları bağlıyor",
+    "{TEXT}; it uses {name}, which it did not before": "{TEXT}; önceden kullanmadığı {name} parametresini kullanıyor",
+    # Notes and warnings of the run
+    "kept: not scored, the criterion does not see it": "korundu: puanlanmadı, ölçüt onu görmüyor",
+    "kept whole, the criterion does not see them: {names}": "bütün kaldılar, ölçüt onları görmüyor: {names}",
+    "groups shrink by whole units only": "gruplar ancak bütün birimlerle küçülür",
+    "layer_pruning_ratios ask for other shares": "katman budama oranları (layer_pruning_ratios) başka paylar istiyor",
+    "max_pruning_ratio holds groups back": "en yüksek budama oranı (max_pruning_ratio) grupları tutuyor",
+    "min_channels holds groups back": "en az kanal sayısı (min_channels) grupları tutuyor",
+    "round_to keeps multiples": "yuvarlama katı (round_to) korunuyor",
+    "some groups were not scored": "bazı gruplar puanlanmadı",
 }
 
 
@@ -270,19 +327,39 @@ def term(language: str, word: str) -> str:
     return word if language == "en" else _TERMS.get(word) or _turkish_reason(word) or word
 
 
+def terms(language: str, text: str) -> str:
+    """Several words or sentences that came as data, separated by semicolons, each translated when it is known."""
+    return "; ".join(term(language, part) for part in text.split("; ")) if text else text
+
+
 @functools.cache
 def _reason_patterns() -> list[tuple[re.Pattern[str], str]]:
-    patterns = ((re.escape(english).replace(r"\{where\}", "(?P<where>.+)"), text) for english, text in _REASONS.items())
-    return [(re.compile(pattern, re.DOTALL), text) for pattern, text in patterns]
+    patterns = []
+    for english, turkish in _REASONS.items():
+        pattern = re.sub(r"\\{(\w+)\\}", _reason_part, re.escape(english))
+        patterns.append((re.compile(pattern, re.DOTALL), turkish))
+    return patterns
+
+
+def _reason_part(placeholder: re.Match[str]) -> str:
+    name = placeholder[1]
+    return f"(?P<{name}>" + (r"\(.*?\)" if name == "shape" else ".+?") + ")"  # a shape holds commas of its own
 
 
 def _turkish_reason(reason: str) -> str | None:
-    """One of the engine's reasons in Turkish, its place kept; None for any other text."""
-    for pattern, text in _reason_patterns():
+    """One of the engine's reasons in Turkish, its places kept; None for any other text."""
+    for pattern, turkish in _reason_patterns():
         found = pattern.fullmatch(reason)
         if found:
-            return text.replace("{where}", found.groupdict().get("where") or "")
+            values = {name: _turkish_value(name, value) for name, value in found.groupdict().items()}
+            return turkish.format(**values)
     return None
+
+
+def _turkish_value(name: str, value: str) -> str:
+    if name == "TEXT":
+        return _turkish_reason(value) or _turkish_value("PLACE", value)
+    return re.sub(r"^(\w+) in (\S+)$", r"\2 içindeki \1", value) if name == "PLACE" else value
 
 
 def percent(share: float | None, language: str = "en", digits: int = 1) -> str:
@@ -296,19 +373,50 @@ def signed_percent(share: float | None, language: str = "en") -> str:
     """A relative change as a percentage with its sign; a missing value is a dash."""
     if share is None:
         return MISSING
-    return _with_percent_sign(signed(100 * share, 1), language)
+    return _with_percent_sign(_signed(100 * share, 1), language)
 
 
-def signed(value: float, digits: int) -> str:
+def signed(value: float, digits: int, language: str = "en") -> str:
     """A number with its sign and fixed digits; what would round to zero keeps one digit instead of vanishing."""
+    return local_number(_signed(value, digits), language)
+
+
+def scaled(value: float, language: str = "en") -> str:
+    """A large count with four significant digits and an SI letter: 40.81 M, 4.089 G; small ones are exact: 5,120."""
+    return local_number(_scaled(value), language)
+
+
+def whole_number(value: int, language: str = "en") -> str:
+    """A whole number with its thousands apart: 269,722."""
+    return local_number(f"{value:,}", language)
+
+
+def short_number(value: float | None, language: str = "en") -> str:
+    """A number with four significant digits; a missing value is a dash."""
+    return MISSING if value is None else local_number(f"{value:.4g}", language)
+
+
+def significant(value: float, digits: int = 4, language: str = "en") -> str:
+    """A number with that many significant digits, trailing zeros kept: 51.00."""
+    return local_number(_significant(value, digits), language)
+
+
+def local_number(number: str, language: str) -> str:
+    """An English number as the language writes it: Turkish has the comma and the point the other way round."""
+    return number if language == "en" else number.translate(_SWAPPED)
+
+
+_SWAPPED = str.maketrans(".,", ",.")
+
+
+def _signed(value: float, digits: int) -> str:
     text = f"{value:+.{digits}f}"
     if value == 0:
         return text.lstrip("+-")
     return f"{value:+.1g}" if math.isfinite(value) and float(text) == 0 else text
 
 
-def scaled(value: float) -> str:
-    """A large count with four significant digits and an SI letter: 40.81 M, 4.089 G; small ones are exact: 5,120."""
+def _scaled(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
     if abs(value) < 10_000 and value == int(value):
@@ -318,17 +426,11 @@ def scaled(value: float) -> str:
     for factor, letter in ((1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"), (1e15, "P")):
         scaled_value = float(f"{value / factor:.4g}")
         if abs(scaled_value) < 1000:
-            return f"{significant(scaled_value)} {letter}"
+            return f"{_significant(scaled_value, 4)} {letter}"
     return f"{value:.3e}"
 
 
-def short_number(value: float | None) -> str:
-    """A number with four significant digits; a missing value is a dash."""
-    return MISSING if value is None else f"{value:.4g}"
-
-
-def significant(value: float, digits: int = 4) -> str:
-    """A number with that many significant digits, trailing zeros kept: 51.00."""
+def _significant(value: float, digits: int) -> str:
     return f"{value:#.{digits}g}".rstrip(".")
 
 
@@ -341,4 +443,4 @@ def _with_percent_sign(number: str, language: str) -> str:
     if language == "en":
         return f"{number} %"
     sign, digits = (number[0], number[1:]) if number[:1] in "+-" else ("", number)
-    return f"{sign}%{digits}"
+    return f"{sign}%{local_number(digits, language)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -150,7 +150,8 @@ class _ModuleClock:
 
     def _now(self) -> int:
         with torch.enable_grad():
-            return self._tick.view_as(self._tick).grad_fn._sequence_nr()  # type: ignore[union-attr]
+            node: Any = self._tick.view_as(self._tick).grad_fn
+            return node._sequence_nr()
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         self._stack.append(self._names.get(id(module), ""))
@@ -276,13 +277,21 @@ def set_training_of_containers(model: nn.Module) -> None:
 
 
 @contextmanager
-def _recording(model: nn.Module, training: bool) -> Iterator[_ModuleClock]:
+def _recording(model: nn.Module, training: bool) -> Generator[_ModuleClock]:
     for module in model.modules():
         module.training = False
     if training:
         set_training_of_containers(model)
     with torch.enable_grad():
         yield _ModuleClock(model)
+
+
+def _no_path(outputs: int) -> TraceError:
+    return TraceError(
+        f"no output of the model depends on its parameters through autograd ({outputs} output tensors were looked at): "
+        "check that forward does not run under no_grad or detach its result, or pick the differentiable part with "
+        "output_transform."
+    )
 
 
 class ForwardFailed(TraceError):
@@ -302,7 +311,7 @@ def _trace_once(
     kind: ShadowKind,
     track_buffers: bool,
     training: bool,
-    change: Callable[[nn.Module], None] | None,
+    change: Callable[[nn.Module], object] | None,
 ) -> Trace:
     def prepare(shadowed: nn.Module) -> None:
         prepare_layers(shadowed)
@@ -327,17 +336,13 @@ def _trace_once(
             tensors = output_tensors(output)
             found = [tensor for tensor in tensors if tensor.grad_fn is not None]
             if not found:
-                raise TraceError(
-                    "no output of the model depends on its parameters through autograd "
-                    f"({len(tensors)} output tensors were looked at): check that forward does not run under no_grad or "
-                    "detach its result, or pick the differentiable part with output_transform."
-                )
+                raise _no_path(len(tensors))
             nodes = _in_execution_order(ordered_nodes([tensor.grad_fn for tensor in found]))
             operations, index_of = _build_operations(nodes, owners, clock)
-            outputs = tuple(
-                Value(index_of[tensor.grad_fn], tensor.output_nr, tuple(tensor.shape)) for tensor in found
-            )
+            outputs = tuple(Value(index_of[tensor.grad_fn], tensor.output_nr, tuple(tensor.shape)) for tensor in found)
         reached = {id(operation.state) for operation in operations if operation.state}
+        if not reached:
+            raise _no_path(len(tensors))
         unused = tuple(
             state
             for state in originals.values()
@@ -362,7 +367,7 @@ def trace_model(
     forward_fn: ForwardFunction | None = None,
     output_transform: Callable[[Any], Any] | None = None,
     training: bool = False,
-    change: Callable[[nn.Module], None] | None = None,
+    change: Callable[[nn.Module], object] | None = None,
     method: str | None = None,
 ) -> Trace:
     """The operations of one forward pass with their shapes, parameters and modules.

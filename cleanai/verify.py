@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cleanai.errors import PlanError, VerificationError
 from cleanai.inputs import call_model, map_tensors, output_tensors
-from cleanai.isolation import StateTensor, list_state, preserve_model, store_tensor
+from cleanai.isolation import StateTensor, list_state, preserve_model, seed_random_state, store_tensor
 from cleanai.plan import Plan, TensorCut
 from cleanai.slicing import slice_model
 from cleanai.trace import ForwardFunction, ordered_nodes, set_training_of_containers
@@ -73,7 +73,14 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, transposed: bool, *rest: Any
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    *rest: Any,
 ) -> Tensor:
     output_padding, groups = rest
     spatial = list(range(2, x.dim()))
@@ -122,7 +129,9 @@ def _attention(
     return _matmul(torch.softmax(scores, dim=-1), value)
 
 
-def _flash_attention_for_cpu(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+def _flash_attention_for_cpu(
+    query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+) -> tuple[Tensor, Tensor]:
     output = _attention(query, key, value, *args, **kwargs)
     return output, output.new_zeros(query.shape[:-1])
 
@@ -135,7 +144,7 @@ def _dims(tensor: Tensor, dim: Any) -> list[int]:
 
 def _sum(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     dims = _dims(x, dim)
-    total = torch.where(x.isnan(), 0.0, x).sum(dims, keepdim=True)
+    total = torch.where(x.isnan(), 0.0, x).sum(dim=dims, keepdim=True)
     total = total.masked_fill(_missing(x, dims), float("nan"))
     total = total if keepdim else total.squeeze(dims)
     return total if dtype is None else total.to(dtype)
@@ -363,9 +372,10 @@ def _run(
                 store_tensor(module, attribute, place, tensor)
         if change is not None:
             change(model)
-        torch.manual_seed(seed)
+        seed_random_state(seed)
         with torch.enable_grad(), _ProofArithmetic(masked, how.perturbed):
-            output = call_model(model, inputs, forward_fn)
+            own_inputs = map_tensors(torch.Tensor.clone, inputs)  # a forward may write to them
+            output = call_model(model, own_inputs, forward_fn)
             output = output_transform(output) if output_transform is not None else output
         tensors = output_tensors(output)
         roots = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
@@ -490,9 +500,7 @@ def compare_with_reference(
     options: dict[str, Any] = {"forward_fn": forward_fn, "output_transform": output_transform, "seed": seed}
     worst = 0.0
     for inputs, how, outputs in reference.runs:
-        result, _ = _run(
-            pruned, inputs, reference.dtype, reference.plan, how, masked=False, change=change, **options
-        )
+        result, _ = _run(pruned, inputs, reference.dtype, reference.plan, how, masked=False, change=change, **options)
         worst = max(worst, _relative_difference(result, outputs))
     tolerance = TOLERANCES[reference.dtype]
     seconds = reference.seconds + time.perf_counter() - start
@@ -520,9 +528,10 @@ def verify_pruning(
         >>> from cleanai.plan import TensorCut
         >>> import copy
         >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-        >>> cuts = (TensorCut("0.weight", 0, 4, (1,)), TensorCut("0.bias", 0, 4, (1,)), TensorCut("2.weight", 1, 4, (1,)))
-        >>> pruned = slice_model(copy.deepcopy(net), Plan(cuts=cuts))
-        >>> verify_pruning(net, pruned, Plan(cuts=cuts), torch.randn(1, 3)).passed
+        >>> places = (("0.weight", 0), ("0.bias", 0), ("2.weight", 1))
+        >>> plan = Plan(cuts=tuple(TensorCut(name, dim, 4, (1,)) for name, dim in places))
+        >>> pruned = slice_model(copy.deepcopy(net), plan)
+        >>> verify_pruning(net, pruned, plan, torch.randn(1, 3)).passed
         True
     """
     options: dict[str, Any] = {"forward_fn": forward_fn, "output_transform": output_transform, "seed": seed}
