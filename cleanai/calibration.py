@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from cleanai.errors import InputError
 from cleanai.inputs import batch_to_inputs, call_model, map_tensors
-from cleanai.isolation import preserve_model
+from cleanai.isolation import shadow_model
 from cleanai.layers import channel_dim, prepare_layers
 from cleanai.trace import ForwardFunction
 
@@ -100,6 +100,10 @@ class ActivationStatistics:
 
 def select_inputs(batch: Any, example_inputs: Any) -> Any:
     """The model's inputs in a loader's batch: as many as the example has, else all but the labels."""
+    if isinstance(example_inputs, Mapping):
+        fields = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+        if isinstance(fields, Mapping) and all(key in fields for key in example_inputs):
+            return {key: fields[key] for key in example_inputs}
     if type(example_inputs) is tuple and isinstance(batch, (tuple, list)) and len(batch) >= len(example_inputs):
         return tuple(batch[: len(example_inputs)])
     return batch_to_inputs(batch)[0]
@@ -142,8 +146,7 @@ def collect_statistics(
     sides: dict[Side, ChannelStatistics] = {}
     device = _device_of(model)
     batches = samples = 0
-    with preserve_model(model), torch.no_grad():
-        prepare_layers(model)
+    with shadow_model(model, "real", track_buffers=False, prepare=prepare_layers), torch.no_grad():
         for module in model.modules():
             module.training = False
         _add_hooks(model, sides)

@@ -206,9 +206,8 @@ def link_classes(context: Context) -> IntArray:
     codes = []
     for relation in labels.relations:
         code = np.zeros(relation.flat.size, np.uint64)
-        for position, level in enumerate(relation.levels):
-            classes = base[np.broadcast_to(level, relation.flat.shape).ravel()]
-            code += _hash(_hash(classes) + np.uint64(position))
+        for level in relation.levels:
+            code += _hash(base[np.broadcast_to(level, relation.flat.shape).ravel()])
         codes.append(code)
     everything = np.concatenate(codes)
     order = np.argsort(everything, kind="stable")
@@ -255,7 +254,7 @@ def _active_levels(relations: Sequence[Relation], axes: _Axes, modes: Mapping[in
     chosen: list[int | None] = []
     active: dict[int, set[int]] = {}
     for r, relation in enumerate(relations):
-        if axes.flat_frozen[r]:  # nothing of it can go: it has no say in how the others are cut
+        if axes.flat_frozen[r]:
             chosen.append(None)
             continue
         structure = int(axes.structure[axes.number(r, 0)])
@@ -354,6 +353,7 @@ def solve_coupling(coupling: Coupling) -> Coupling:
     active: list[int | None] = []
     if labels.relations:
         base = _components(labels.count, labels.unions)
+        freezes = _carry_freezes(labels.relations, base, freezes)
         axes = _Axes(labels.relations, base, _mask_of(labels.count, base, [f for f, _ in freezes]))
         active = _active_levels(labels.relations, axes, coupling.modes)
         coupling.structure_of = {r: int(axes.structure[axes.number(r, 0)]) for r in range(len(labels.relations))}
@@ -399,6 +399,30 @@ def _freeze_reasons(
     for labels, reason in reversed(freezes):
         reason_of[class_of[labels]] = numbers[reason]
     return list(numbers), reason_of
+
+
+def _carry_freezes(
+    relations: Sequence[Relation], base: IntArray, freezes: Sequence[tuple[IntArray, str]]
+) -> list[tuple[IntArray, str]]:
+    """Freezes carried through relations: an index that stays needs all its parts; one whose parts all stay, stays."""
+    reasons, reason_of = _freeze_reasons(int(base.max()) + 1, base, freezes)
+    changed = True
+    while changed:
+        changed = False
+        for relation in relations:
+            flat = base[relation.flat]
+            levels = [base[np.broadcast_to(level, relation.flat.shape)] for level in relation.levels]
+            for level in levels:
+                hit = (reason_of[flat] >= 0) & (reason_of[level] < 0)
+                if hit.any():
+                    reason_of[level[hit]] = reason_of[flat[hit]]
+                    changed = True
+            hit = (reason_of[flat] < 0) & np.all([reason_of[level] >= 0 for level in levels], axis=0)
+            if hit.any():
+                reason_of[flat[hit]] = reason_of[levels[0][hit]]
+                changed = True
+    numbers = reason_of[base]
+    return [(np.flatnonzero(numbers == number), reason) for number, reason in enumerate(reasons)]
 
 
 def _freeze_unbalanced(

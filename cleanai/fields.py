@@ -261,7 +261,7 @@ def take_along(value: Labelled, dim: int, indices: Any) -> dict[int, IntArray]:
             picked[axis] = labels[(slice(None),) * dim + (0,)] if isinstance(indices, int) else labels
         else:
             picked[axis] = labels[(slice(None),) * dim + (indices,)]
-    return picked
+    return {axis: labels for axis, labels in picked.items() if labels.size}
 
 
 def _compress(labels: IntArray, dims: Iterable[int]) -> IntArray:

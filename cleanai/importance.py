@@ -98,8 +98,14 @@ class ScoredGroup:
         found = []
         for channels in self.group.channels:
             statistics = self.statistics.get(channels.module, channels.side) if channels.side == side else None
-            if statistics is not None and len(statistics.total) == len(channels.units):
-                found.append((channels.module, statistics))
+            if statistics is None:
+                continue
+            if len(statistics.total) != len(channels.units):
+                raise InputError(
+                    f"the activation statistics of {channels.module} are for {len(statistics.total)} channels; its "
+                    f"{side} has {len(channels.units)} now: call collect_activations again"
+                )
+            found.append((channels.module, statistics))
         return found
 
 
@@ -280,6 +286,8 @@ def find_importance(importance: Importance | str) -> Importance:
         if importance not in CRITERIA:
             raise InputError(f"no importance is named {importance!r}; the names are {', '.join(CRITERIA)}")
         return CRITERIA[importance]()
+    if isinstance(importance, type):
+        raise InputError(f"importance is the class {importance.__name__}; give an instance: {importance.__name__}()")
     if not callable(importance):
         raise InputError(
             f"importance is {importance!r}; give a name ({', '.join(CRITERIA)}) or a callable on a group that returns "

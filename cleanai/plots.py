@@ -389,10 +389,8 @@ def _draw_curves(axes: Axes, history: Sequence[dict[str, Any]], word: str, langu
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.yaxis.set_major_formatter(_TickFormatter(language))
     main = list(curves.values())[-1][1]
-    written = [
-        percent(main[place] / 100, language) if word == "accuracy" else short_number(main[place], language)
-        for place in (0, -1)
-    ]
+    write = _write_accuracy if word == "accuracy" else short_number
+    written = [write(main[place], language) for place in (0, -1)]
     finding = " → ".join(written if len(main) > 1 else written[:1])
     title = f"{_curve_title(list(curves)[-1], word, language)}: {finding}"
     _finish(axes, grid="y")
@@ -401,15 +399,16 @@ def _draw_curves(axes: Axes, history: Sequence[dict[str, Any]], word: str, langu
         axes.legend(loc="upper right" if word == "loss" else "lower right", fontsize=8.5)
 
 
+def _write_accuracy(value: float, language: str) -> str:
+    return percent(value / 100, language)
+
+
 def _curve_title(key: str, word: str, language: str) -> str:
     """What a curve is: its accuracy or loss, and on which data where its key says so."""
     data = key[: -len(word)].strip("_ -./")
-    phrase = word.capitalize()
-    return (
-        say(language, f"{phrase} ({{data}})", data=label_text(term(language, data), 24))
-        if data
-        else say(language, phrase)
-    )
+    if not data:
+        return say(language, word.capitalize())
+    return say(language, f"{word.capitalize()} ({{data}})", data=label_text(term(language, data), 24))
 
 
 def _curve_label(key: str, word: str, language: str) -> str:
@@ -506,13 +505,23 @@ def _set_title(figure: Figure, axes: Axes, title: str, own_figure: bool) -> None
     if own_figure:
         figure.suptitle(textwrap.fill(with_minus(title), 86), x=0.012, ha="left", fontsize=11, fontweight="bold")
     else:
-        axes.set_title(with_minus(title), loc="left", fontsize=10, fontweight="bold")
+        letters = max(24, int(11 * _size_of(figure, axes)[0]))  # that many bold letters of this size in an inch
+        axes.set_title(textwrap.fill(with_minus(title), letters), loc="left", fontsize=10, fontweight="bold")
+
+
+def _size_of(figure: Figure, axes: Axes) -> tuple[float, float]:
+    """Width and height of axes in inches, as far as they are known before the figure is laid out."""
+    place = axes.get_position()
+    return place.width * figure.get_figwidth(), place.height * figure.get_figheight()
 
 
 def _add_legend(figure: Figure, axes: Axes, own_figure: bool) -> None:
-    """A legend below a figure of our own; inside the axes of someone else's."""
+    """A legend below a figure of our own, and below the axes of someone else's."""
     handles, labels = axes.get_legend_handles_labels()
     if own_figure:
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     else:
-        axes.legend(fontsize=8)
+        below = -0.6 / _size_of(figure, axes)[1]  # room for the ticks and the label of the axis
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, below), ncols=len(labels), frameon=False, fontsize=8, borderpad=0
+        )

@@ -38,7 +38,7 @@ from cleanai.select import (
     resolve_ratios,
 )
 from cleanai.slicing import slice_model
-from cleanai.trace import ForwardFunction, trace_model
+from cleanai.trace import ForwardFunction, Trace, trace_model
 from cleanai.verify import Verification, compare_with_reference, compute_reference, try_plan
 
 Choice = dict[int, IntArray]
@@ -50,6 +50,7 @@ class Analysis:
 
     coupling: Coupling
     fitting: Fitting
+    warnings: tuple[str, ...] = ()
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -96,13 +97,16 @@ def analyze_model(
         if "no output" in str(error):
             raise
         raise InputError(f"example_inputs do not fit the model: {error}") from error
+    warnings = []
     if traces[0].unused:
+        failure = ""
         try:
             training = trace_model(model, example_inputs, training=True, method=traces[0].method, **options)
-        except TraceError:
-            training = None
+        except TraceError as error:
+            training, failure = None, f" ({error})"
         if training is not None and len(training.unused) < len(traces[0].unused):
             traces.append(training)
+        warnings = _warn_of_unused(traces[-1], failure)
     coupling = couple_channels(*traces)
     if ignored:
         _freeze_ignored(coupling, ignored)
@@ -111,7 +115,19 @@ def analyze_model(
     fitting = Fitting(model, example_inputs, coupling, forward_fn, output_transform)
     fitting.fit(probe_choice)
     _freeze_single_units(coupling)
-    return Analysis(coupling, fitting)
+    return Analysis(coupling, fitting, tuple(warnings))
+
+
+def _warn_of_unused(trace: Trace, failure: str) -> list[str]:
+    """What no forward of the example reached: nothing is known of it, so nothing of it is cut."""
+    layers = list(dict.fromkeys(state.name.rpartition(".")[0] or state.name for state in trace.unused))
+    if not layers:
+        return []
+    shown = ", ".join(layers[:5]) + (f", … ({len(layers)})" if len(layers) > 5 else "")
+    return [
+        f"example_inputs do not reach {shown}, neither in evaluation nor in training{failure}: these layers are left "
+        "whole, and break if what they read elsewhere is cut; give example inputs that reach them"
+    ]
 
 
 def _freeze_ignored(coupling: Coupling, ignored: Sequence[str]) -> None:
@@ -120,6 +136,16 @@ def _freeze_ignored(coupling: Coupling, ignored: Sequence[str]) -> None:
         touched = [path for path in ignored if any(is_within(layer, path) for layer in group.layers)]
         if touched:
             coupling.freeze_group(group, f"it reaches the ignored layer {touched[0]}")
+    for labelled in coupling.traces:
+        for op in labelled.trace.operations:
+            path = next((path for path in ignored if op.state is None and is_within(op.module, path)), None)
+            if path is None:
+                continue
+            values = [*labelled.values[op.index]]
+            values += [labelled.values[v.operation][v.output] for v in op.inputs if v is not None]
+            for value in values:
+                for labels in value.fields.values():
+                    coupling.manual.append((labels.ravel(), f"it reaches the ignored layer {path}"))
     solve_coupling(coupling)
 
 
@@ -230,9 +256,10 @@ class StructuredPruner:
         self.plan: Plan | None = None
         self.pruned: nn.Module | None = None
         self.verification: Verification | None = None
-        self.warnings: list[str] = []
+        self.warnings: list[str] = list(self.analysis.warnings)
         self._before: ModelMetrics | None = None
         self._full_cost: float | None = None
+        self._statistics_left: ActivationStatistics | None = None
         self._reported: tuple[tuple[Group, ...], tuple[Frozen, ...]] = ((), ())
 
     # ----------------------------------------------------------------------------------------------------- looking
@@ -304,10 +331,13 @@ class StructuredPruner:
         Raises:
             InputError: the scores need activations that were not collected, or a scorer returned something unusable.
         """
-        self.warnings = []
+        self.warnings = list(self.analysis.warnings)
         self._full_cost = None
         if self.iterative_steps == 1:
-            return self._plan_round(self.model, self.analysis, self.statistics, self.pruning_ratio, None)[0]
+            plan, self._statistics_left = self._plan_round(
+                self.model, self.analysis, self.statistics, self.pruning_ratio, None
+            )
+            return plan
         working = copy_model(self.model)
         total: Plan | None = None
         statistics, analysis = self.statistics, self.analysis
@@ -319,6 +349,7 @@ class StructuredPruner:
             slice_model(working, plan)
             total = plan if total is None else total.then(plan)
         assert total is not None
+        self._statistics_left = statistics
         return total
 
     def _plan_round(
@@ -441,6 +472,7 @@ class StructuredPruner:
         self._reported = (groups, frozen)
         if self.inplace:
             self.analysis = self._analyze(self.model)
+            self.statistics = self._statistics_left
         return target
 
     def find_fault(self, plan: Plan) -> str | None:
@@ -563,10 +595,11 @@ def _slice_and_prove(model: nn.Module, plan: Plan, reference: Any, options: Mapp
 def _check_tensors(model: nn.Module) -> None:
     for state in list_state(model):
         tensor = state.tensor
-        if state.places[0][2] == "attribute" or tensor.device.type == "meta":
-            continue
-        if tensor.is_floating_point() and isinstance(tensor, nn.Parameter) and not bool(tensor.isfinite().all()):
-            raise InputError(f"the parameter {state.name} holds NaN or infinite values: the model cannot be scored")
+        judged = state.is_statistic or isinstance(tensor, nn.Parameter)  # other buffers may be masks of -inf
+        if judged and tensor.is_floating_point() and tensor.device.type != "meta" and not bool(tensor.isfinite().all()):
+            raise InputError(
+                f"{state.name} holds NaN or infinite values: repair or retrain the model before pruning it"
+            )
 
 
 def _original_size(group: Group, before: Mapping[str, GroupCut]) -> int:

@@ -204,20 +204,16 @@ def _stage_names(stages: Iterable[str], language: str) -> str:
 
 def budget_table(report: Report) -> Table:
     """Asked against reached, as removed shares of the whole model, in all measures."""
-    language, budget = report.language, report.budget
+    language, budget, stages = report.language, report.budget, list(report.metrics.values())
     labels = {"channels": "Channels", "params": "Parameters", "macs": "MACs", "latency": "Latency"}
     rows = []
     for target, label in labels.items():
         is_target = target == budget.target
         reached = budget.reached if is_target else getattr(budget, target)
-        if (
-            target == "latency"
-            and not is_target
-            and not are_comparable([m.latency for m in report.metrics.values()][:2])
-        ):
+        if target == "latency" and not are_comparable([metrics.latency for metrics in stages[:2]]):
             reached = None
         difference = MISSING
-        if is_target:
+        if is_target and reached is not None:
             value = signed(100 * (reached - budget.asked), 1, language)
             difference = say(language, "{value} points", value=value)
         asked = percent(budget.asked, language) if is_target else MISSING
@@ -485,7 +481,7 @@ def _wrap(text: str) -> list[str]:
 
 
 def _text_table(table: Table, widest: int = 64) -> str:
-    """A table in aligned columns under its title, without empty columns; cells longer than `widest` lose their middle."""
+    """A table in aligned columns under its title; empty columns are left out, long cells lose their middle."""
     lines = [table.title]
     if table.rows:
         used = [at for at in range(len(table.columns)) if any(row[at] != MISSING for row in table.rows)]

@@ -662,10 +662,10 @@ def _roll(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
     fields = dict(value.fields)
     for shift, dim in zip(shifts, dims, strict=True):
         dim %= len(value.shape)
-        if dim in fields:
+        if dim in fields and shift:
             # The shift is a number in the code: what wraps around must stay whole.
             size = value.shape[dim]
-            wrapped = slice(size - shift % size, None) if shift >= 0 else slice(0, -shift % size)
+            wrapped = slice(None) if abs(shift) >= size else slice(-shift, None) if shift > 0 else slice(None, -shift)
             context.labels.freeze(take_along(Labelled(value.shape, fields), dim, wrapped)[dim], f"{op.where} wraps it")
         fields = {axis: np.roll(f, shift, dim) if f.shape[dim] > 1 else f for axis, f in fields.items()}
     return [Labelled(value.shape, fields)]

@@ -274,10 +274,12 @@ def resolve_ratios(model: nn.Module, coupling: Coupling, layer_ratios: Mapping[L
 
 
 def _cannot_prune(coupling: Coupling, paths: Sequence[str], label: str) -> str:
+    inputs = coupling.context.contracted
     reasons = [
         frozen.reason
         for frozen in coupling.frozen
-        if any(is_within(layer, path) for layer in frozen.layers for path in paths)
+        for name, dim in frozen.parameters
+        if (name, dim) not in inputs and any(is_within(name.rpartition(".")[0], path) for path in paths)
     ]
     why = f": {reasons[0]}" if reasons else ": it has no output channels that could be removed"
     return f"layer_pruning_ratios: the layer {label!r} cannot be pruned{why}"

@@ -174,7 +174,7 @@ class _ModuleClock:
         return [self._marks[max(bisect.bisect_right(starts, number) - 1, 0)][1] for number in numbers]
 
 
-def ordered_nodes(roots: Sequence[Any]) -> list[Any]:
+def _ordered_nodes(roots: Sequence[Any]) -> list[Any]:
     """Every node under the roots, inputs before the nodes that use them (depth first, no recursion)."""
     order: list[Any] = []
     done: set[Any] = set()
@@ -195,6 +195,12 @@ def ordered_nodes(roots: Sequence[Any]) -> list[Any]:
                 order.append(node)
                 stack.pop()
     return order
+
+
+def leaves_of(tensors: Sequence[Tensor]) -> set[int]:
+    """The ids of the leaf tensors (parameters) that some tensors depend on through autograd."""
+    nodes = _ordered_nodes([tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None])
+    return {id(leaf) for node in nodes if (leaf := getattr(node, "variable", None)) is not None}
 
 
 def _in_execution_order(nodes: list[Any]) -> list[Any]:
@@ -337,7 +343,7 @@ def _trace_once(
             found = [tensor for tensor in tensors if tensor.grad_fn is not None]
             if not found:
                 raise _no_path(len(tensors))
-            nodes = _in_execution_order(ordered_nodes([tensor.grad_fn for tensor in found]))
+            nodes = _in_execution_order(_ordered_nodes([tensor.grad_fn for tensor in found]))
             operations, index_of = _build_operations(nodes, owners, clock)
             outputs = tuple(Value(index_of[tensor.grad_fn], tensor.output_nr, tuple(tensor.shape)) for tensor in found)
         reached = {id(operation.state) for operation in operations if operation.state}
