@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from cleanai.errors import TraceError
 from cleanai.fields import Cut, IntArray, Labelled, Relation
-from cleanai.rules import Context, apply_rule
+from cleanai.rules import Context, Count, apply_rule
 from cleanai.trace import Trace
 
 BoolArray = NDArray[np.bool_]
@@ -62,7 +62,8 @@ class Group:
 
     ``blocks`` is the constraint: lists of units from each of which the same share must go (heads keep equal sizes,
     pieces of a split keep their proportion); within a block the choice is free. ``width`` is the number of channels a
-    unit has in the layer that gives the group its name.
+    unit has in the layer that gives the group its name. ``sources`` numbers the units by the dimensions they touch: a
+    group may join channels of several layers, none of which may be emptied.
     """
 
     index: int
@@ -72,6 +73,7 @@ class Group:
     width: int
     members: tuple[Member, ...] = field(repr=False)
     blocks: tuple[IntArray, ...] = field(repr=False)
+    sources: IntArray = field(repr=False)
     channels: tuple[Channels, ...] = field(repr=False)
     classes: IntArray = field(repr=False)
 
@@ -98,11 +100,11 @@ class Frozen:
 
 @dataclass
 class LabelledTrace:
-    """A trace with the labelled outputs of each of its operations, and the group counts its operations were given."""
+    """A trace with the labelled outputs of its operations, and the numbers they were given that must follow a cut."""
 
     trace: Trace
     values: list[list[Labelled]]
-    counts: dict[int, tuple[int, IntArray | None]]
+    counts: dict[int, list[Count]]
 
 
 @dataclass
@@ -491,6 +493,7 @@ class _Grouping:
         present = _distinct(flat[np.repeat(sizes > 1, sizes)])
         present = present[free[present]]
         self._present = present[np.argsort(seen_at[present], kind="stable")]
+        self._signature = signature
         self._atom, self._group_of = self._tie(signature, constraints, count)
         self._unit_of = self._number_units(count)
 
@@ -559,6 +562,7 @@ class _Grouping:
                     width=max(1, len(named.positions) // len(classes)),
                     members=tuple(members[number]),
                     blocks=self._blocks(classes),
+                    sources=np.unique(self._signature[classes], return_inverse=True)[1],
                     channels=tuple(channels[number].values()),
                     classes=classes,
                 )

@@ -9,7 +9,7 @@ where that does not help either, the channels concerned are frozen and named.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,8 +139,10 @@ def _compare_traces(coupling: Coupling, labelled: LabelledTrace, trace: Trace, a
     return None if problem is None else Mismatch(mismatch.module, f"{mismatch.message}; {problem}", mismatch.operation)
 
 
-def _compare_in_step(coupling: Coupling, labelled: LabelledTrace, trace: Trace, alive: np.ndarray) -> Mismatch | None:
-    """Operation by operation, where both models take the same path."""
+def _compare_in_step(
+    coupling: Coupling, labelled: LabelledTrace, trace: Trace, alive: np.ndarray, complete: bool = True
+) -> Mismatch | None:
+    """Operation by operation, where both models take the same path; ``complete`` unless the trace broke off."""
     expected = labelled.trace.operations
     for op, new in zip(expected, trace.operations, strict=False):
         if op.kind != new.kind or len(op.inputs) != len(new.inputs):
@@ -149,7 +151,7 @@ def _compare_in_step(coupling: Coupling, labelled: LabelledTrace, trace: Trace, 
         problem = _compare_operation(coupling, labelled, op, new, alive)
         if problem:
             return Mismatch(op.module, f"{op.where}: {problem}", op.index)
-    if len(expected) != len(trace.operations):
+    if complete and len(expected) != len(trace.operations):
         message = f"the forward took another path ({len(trace.operations)} operations, not {len(expected)})"
         return Mismatch("", message, other_path=True)
     return None
@@ -217,19 +219,20 @@ def _compare_operation(
             return f"its result has the shape {shape}, {predicted} was expected"
     if op.kind == "Slice":
         return _compare_slice(coupling, labelled, op, new, alive)
-    if op.index in labelled.counts:
-        count, labels = labelled.counts[op.index]
-        wanted = count if labels is None else int(alive[coupling.class_of[labels]].sum())
-        number = new.saved("groups", new.saved("group"))
+    counts = labelled.counts.get(op.index, [])
+    for count in counts:
+        wanted = count.value if count.labels is None else int(alive[coupling.class_of[count.labels]].sum())
+        saved = new.saved(count.argument)
+        number = saved if count.index is None else new.saved_ints(count.argument)[count.index]
         if number != wanted:
-            return f"it works in {number} groups, {wanted} were expected"
-    return _compare_numbers(op, new)
+            return f"its argument {count.argument} is {number}, {wanted} was expected"
+    return _compare_numbers(op, new, {f"_saved_{count.argument}" for count in counts})
 
 
-def _compare_numbers(op: Operation, new: Operation) -> str | None:
+def _compare_numbers(op: Operation, new: Operation, followed: Collection[str]) -> str | None:
     before, after = op.numbers(), new.numbers()
     for name, value in before.items():
-        if any(part in name for part in _SIZE_NUMBERS):
+        if name in followed or any(part in name for part in _SIZE_NUMBERS):
             continue
         if after.get(name) != value:
             return f"its argument {name.removeprefix('_saved_')} changed from {value} to {after.get(name)}"
@@ -292,6 +295,10 @@ class Fitting:
                     method=labelled.trace.method,
                 )
             except ForwardFailed as error:
+                # What went wrong first may be further up than where the forward noticed.
+                earlier = _compare_in_step(self.coupling, labelled, error.trace, alive, complete=False)
+                if earlier is not None and not earlier.other_path:
+                    return Mismatch(earlier.module, f"{earlier.message}; then {error}", earlier.operation, number)
                 return Mismatch(error.module, str(error), None, number)
             mismatch = _compare_traces(self.coupling, labelled, trace, alive)
             if mismatch is not None:
@@ -347,11 +354,11 @@ class Fitting:
                 if op.state is not None or op.module not in self._paths:
                     continue
                 entry = sizes.setdefault(op.module, {})
-                count = labelled.counts.get(op.index)
-                if count is not None and count[1] is not None:
-                    classes = self.coupling.class_of[count[1]]
-                    if removable[classes].any():
-                        entry.setdefault(classes.tobytes(), (count[0], count[1]))
+                for count in labelled.counts.get(op.index, []):
+                    if count.labels is not None:
+                        classes = self.coupling.class_of[count.labels]
+                        if removable[classes].any():
+                            entry.setdefault(classes.tobytes(), (count.value, count.labels))
                 for value in labelled.values[op.index]:
                     for axis, labels in value.fields.items():
                         row = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])[0]

@@ -29,13 +29,26 @@ class Site:
     labels: IntArray
 
 
+@dataclass(frozen=True)
+class Count:
+    """A number that an operation was called with and that must be the number of some labels still alive.
+
+    ``argument`` is autograd's name for it, ``index`` its place in a tuple; without labels the number must not change.
+    """
+
+    argument: str
+    index: int | None
+    value: int
+    labels: IntArray | None
+
+
 @dataclass
 class Context:
     """What the rules share: the labels, the labelled tensors of the model, and what they note on the way.
 
-    ``counts`` holds, for an operation called with a number of groups, that number and the labels of the groups: the
-    number must follow them. ``contracted`` are the (tensor, dimension) pairs that are summed over. ``partner`` is what
-    the current operation's unlabelled operands are, in words.
+    ``counts`` holds, by operation, the numbers it was called with that must follow a cut. ``contracted`` are the
+    (tensor, dimension) pairs that are summed over. ``partner`` is what the current operation's unlabelled operands are,
+    in words.
     """
 
     labels: Labels = field(default_factory=Labels)
@@ -44,7 +57,7 @@ class Context:
     contracted: set[tuple[str, int]] = field(default_factory=set)
     heads: list[IntArray] = field(default_factory=list)
     sites: list[Site] = field(default_factory=list)
-    counts: dict[int, tuple[int, IntArray | None]] = field(default_factory=dict)
+    counts: dict[int, list[Count]] = field(default_factory=dict)
     partner: str = ""
 
     def label_state(self, state: StateTensor, shape: Shape) -> Labelled:
@@ -313,7 +326,7 @@ def _grouped(
     if transposed:
         labels.unite(source, wide)
         parts = _split_groups(labels, wide, groups)
-        context.counts[labels.operation] = (groups, _rows_of(parts, groups))
+        _note_groups(context, "groups", groups, parts)
         fields = {axis: field for axis, field in parts.items() if axis == 0}
         if narrow.size > 1:
             fields[1] = narrow.reshape(1, -1)
@@ -323,7 +336,7 @@ def _grouped(
         assert merged is not None
         return np.broadcast_to(merged, (groups, narrow.size)).ravel()
     inside = _split_groups(labels, source, groups)
-    context.counts[labels.operation] = (groups, _rows_of(inside, groups))
+    _note_groups(context, "groups", groups, inside)
     outside = _split_groups(labels, wide, groups)
     if 0 in inside and 0 in outside:
         labels.unite(inside[0], outside[0])
@@ -342,9 +355,11 @@ def _split_groups(labels: Labels, flat: IntArray, groups: int) -> dict[int, IntA
     return labels.split(flat.reshape(groups, -1), 0)
 
 
-def _rows_of(parts: dict[int, IntArray], groups: int) -> IntArray | None:
+def _note_groups(context: Context, argument: str, groups: int, parts: dict[int, IntArray]) -> None:
+    """The number of groups of an operation follows the rows that its channels are split into."""
     rows = parts.get(0)
-    return rows.ravel() if rows is not None and rows.size == groups else None
+    labels = rows.ravel() if rows is not None and rows.size == groups else None
+    context.counts.setdefault(context.labels.operation, []).append(Count(argument, None, groups, labels))
 
 
 def _attention(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
@@ -442,7 +457,7 @@ def _group_norm(context: Context, op: Operation, inputs: Inputs) -> list[Labelle
         groups = op.saved("group")
         if groups > 1:
             parts = _split_groups(context.labels, fields[1].ravel(), groups)
-            context.counts[context.labels.operation] = (groups, _rows_of(parts, groups))
+            _note_groups(context, "group", groups, parts)
     return [Labelled(value.shape, fields)]
 
 
@@ -680,11 +695,14 @@ def _pad(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
         dim = len(value.shape) - 1 - step
         before, after = pads[2 * step], pads[2 * step + 1]
         if before or after:
-            current = _pad_dim(context, current, dim, before, after, op.where)
+            current = _pad_dim(context, current, dim, (before, after), 2 * step, op.where)
     return [Labelled(op.shapes[0], current.fields)]
 
 
-def _pad_dim(context: Context, value: Labelled, dim: int, before: int, after: int, where: str) -> Labelled:
+def _pad_dim(
+    context: Context, value: Labelled, dim: int, amounts: tuple[int, int], position: int, where: str
+) -> Labelled:
+    before, after = amounts
     size = value.shape[dim]
     shape = (*value.shape[:dim], size + before + after, *value.shape[dim + 1 :])
     if before < 0 or after < 0:
@@ -695,15 +713,15 @@ def _pad_dim(context: Context, value: Labelled, dim: int, before: int, after: in
     fields = {axis: context.labels.collapse(labels, dim) for axis, labels in value.fields.items() if axis != dim}
     if dim in value.fields:
         labels = value.fields[dim]
-        pieces = []
-        for amount in (before, None, after):
-            if amount is None:
-                pieces.append(labels)
-            elif amount:
-                shape_of_pad = tuple(amount if d == dim else s for d, s in enumerate(labels.shape))
-                pad = context.labels.new(shape_of_pad)
-                context.labels.freeze(pad, f"zeros added by {where}")
-                pieces.append(pad)
+        pieces = [labels]
+        for amount, index in ((before, position), (after, position + 1)):
+            if amount:
+                # The zeros are channels like any other: as many as the argument says, which must follow them.
+                one = tuple(amount if d == dim else 1 for d in range(labels.ndim))
+                pad = context.labels.new(one)
+                context.counts.setdefault(context.labels.operation, []).append(Count("pad", index, amount, pad.ravel()))
+                stretched = np.broadcast_to(pad, tuple(amount if d == dim else s for d, s in enumerate(labels.shape)))
+                pieces.insert(0 if index == position else len(pieces), stretched)
         fields[dim] = np.concatenate(pieces, axis=dim)
     return Labelled(shape, fields)
 

@@ -81,7 +81,8 @@ def build_ladder(group: Group, scores: Tensor, limits: Limits, original: int | N
     """
     values = scores.numpy()
     bundles = group.bundles
-    ranked = [block[np.argsort(values[block], kind="stable")] for block in group.blocks]
+    spared = _spared_units(group, values, limits)
+    ranked = [block[np.lexsort((values[block], spared[block]))] for block in group.blocks]
     steps = []
     for index in range(bundles):
         parts = [block[index * len(block) // bundles : (index + 1) * len(block) // bundles] for block in ranked]
@@ -92,19 +93,35 @@ def build_ladder(group: Group, scores: Tensor, limits: Limits, original: int | N
         group,
         tuple(steps),
         np.array([values[step].mean() for step in steps]),
-        _allowed_steps(group, bundles, limits, original, earlier),
+        _allowed_steps(group, bundles, limits, original, earlier, spared),
         original,
         earlier,
     )
 
 
-def _allowed_steps(group: Group, bundles: int, limits: Limits, original: int, earlier: int) -> np.ndarray:
+def _spared_units(group: Group, values: np.ndarray, limits: Limits) -> np.ndarray:
+    """Where a group joins channels of several layers: the best ones of each, which must not all go."""
+    spared = np.zeros(group.size, bool)
+    sources = int(group.sources.max()) + 1
+    if sources > 1:
+        least = -(-limits.min_channels // group.width)
+        for source in range(sources):
+            own = np.flatnonzero(group.sources == source)
+            spared[own[np.argsort(values[own], kind="stable")[-least:]]] = True
+    return spared
+
+
+def _allowed_steps(
+    group: Group, bundles: int, limits: Limits, original: int, earlier: int, spared: np.ndarray
+) -> np.ndarray:
     count = np.arange(bundles)
     removed = count * (group.size // bundles)
     channels = (group.size - removed) * group.width
     allowed = channels >= limits.min_channels
     allowed &= removed + earlier <= limits.max_pruning_ratio * original + 1e-9
     allowed &= channels % limits.round_to == 0
+    for block in group.blocks:
+        allowed &= count * (len(block) // bundles) <= np.count_nonzero(~spared[block])
     allowed[0] = True
     return count[allowed]
 

@@ -143,6 +143,7 @@ class _ModuleClock:
         self._tick = torch.zeros((), requires_grad=True)
         self._names = {id(module): name for name, module in model.named_modules()}
         self._stack: list[str] = []
+        self.results: list[Any] = []
         self._marks: list[tuple[int, str]] = [(self._now(), "")]
         for module in model.modules():
             module.register_forward_pre_hook(self._enter)
@@ -162,6 +163,7 @@ class _ModuleClock:
         while self._stack and self._stack.pop() != name:
             pass  # modules whose own forward raised something that was caught further out
         self._marks.append((self._now(), self._stack[-1] if self._stack else ""))
+        self.results.extend(tensor.grad_fn for tensor in output_tensors(output) if tensor.grad_fn is not None)
 
     @property
     def running(self) -> str:
@@ -301,11 +303,12 @@ def _no_path(outputs: int) -> TraceError:
 
 
 class ForwardFailed(TraceError):
-    """The model's own forward raised; ``module`` is the path of the module in which it did."""
+    """The model's forward raised; ``module`` is where, ``trace`` what the modules did that had finished."""
 
-    def __init__(self, message: str, module: str) -> None:
+    def __init__(self, message: str, module: str, trace: Trace) -> None:
         super().__init__(message)
         self.module = module
+        self.trace = trace
 
 
 def _trace_once(
@@ -338,7 +341,9 @@ def _trace_once(
             except Exception as error:
                 place = f" in {clock.running}" if clock.running else ""
                 message = f"the forward raised {type(error).__name__}{place}: {error}"
-                raise ForwardFailed(message, clock.running) from error
+                nodes = _in_execution_order(_ordered_nodes(clock.results))
+                finished = Trace(_build_operations(nodes, owners, clock)[0], (), (), kind, training)
+                raise ForwardFailed(message, clock.running, finished) from error
             tensors = output_tensors(output)
             found = [tensor for tensor in tensors if tensor.grad_fn is not None]
             if not found:
