@@ -73,9 +73,9 @@ class Group:
     width: int
     members: tuple[Member, ...] = field(repr=False)
     blocks: tuple[IntArray, ...] = field(repr=False)
-    sources: IntArray = field(repr=False)
     channels: tuple[Channels, ...] = field(repr=False)
     classes: IntArray = field(repr=False)
+    sources: IntArray = field(repr=False, default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def bundles(self) -> int:
@@ -175,7 +175,8 @@ def _label_trace(context: Context, trace: Trace) -> LabelledTrace:
                 outputs = [replace(value, is_input=True) for value in outputs]
             values.append(outputs)
     for output in trace.outputs:
-        context.labels.freeze_value(_value_of(values, output.operation, output.output), "the output of the model")
+        reason = trace.failure or "the output of the model"
+        context.labels.freeze_value(_value_of(values, output.operation, output.output), reason)
     return LabelledTrace(trace, values, context.counts)
 
 

@@ -284,6 +284,8 @@ class Fitting:
         alive = alive_classes(self.coupling, dropped)
         plan = make_plan(self.coupling, dropped, self.rules)
         for number, labelled in enumerate(self.coupling.traces):
+            if labelled.trace.failure:
+                continue
             try:
                 trace = trace_model(
                     self.model,

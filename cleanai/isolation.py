@@ -121,7 +121,7 @@ def preserve_model(model: nn.Module) -> Generator[None]:
     ``requires_grad``, ``.grad`` and torch's random state. The *values* of tensors are protected by `shadow_model`.
     """
     snapshot = _Snapshot(model)
-    with preserve_random_state():
+    with preserve_random_state(), torch.inference_mode(False):  # the caller may be in inference mode
         try:
             yield
         finally:

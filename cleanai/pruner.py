@@ -38,7 +38,7 @@ from cleanai.select import (
     resolve_ratios,
 )
 from cleanai.slicing import slice_model
-from cleanai.trace import ForwardFunction, Trace, trace_model
+from cleanai.trace import ForwardFailed, ForwardFunction, Trace, trace_model
 from cleanai.verify import Verification, compare_with_reference, compute_reference, try_plan
 
 Choice = dict[int, IntArray]
@@ -99,14 +99,13 @@ def analyze_model(
         raise InputError(f"example_inputs do not fit the model: {error}") from error
     warnings = []
     if traces[0].unused:
-        failure = ""
-        try:
-            training = trace_model(model, example_inputs, training=True, method=traces[0].method, **options)
-        except TraceError as error:
-            training, failure = None, f" ({error})"
-        if training is not None and len(training.unused) < len(traces[0].unused):
-            traces.append(training)
-        warnings = _warn_of_unused(traces[-1], failure)
+        training = _trace_training(model, example_inputs, traces[0].method, options)
+        traces += (
+            [training]
+            if training.outputs and (training.failure or len(training.unused) < len(traces[0].unused))
+            else []
+        )
+        warnings = _warn_of_unused(traces[-1], training.failure)
     coupling = couple_channels(*traces)
     if ignored:
         _freeze_ignored(coupling, ignored)
@@ -118,6 +117,16 @@ def analyze_model(
     return Analysis(coupling, fitting, tuple(warnings))
 
 
+def _trace_training(model: nn.Module, example_inputs: Any, method: str, options: Mapping[str, Any]) -> Trace:
+    """The training-mode forward; where it breaks off, as far as it came."""
+    try:
+        return trace_model(model, example_inputs, training=True, method=method, **options)
+    except ForwardFailed as error:
+        return error.trace
+    except TraceError as error:
+        return Trace([], (), (), method, True, str(error))
+
+
 def _warn_of_unused(trace: Trace, failure: str) -> list[str]:
     """What no forward of the example reached: nothing is known of it, so nothing of it is cut."""
     layers = list(dict.fromkeys(state.name.rpartition(".")[0] or state.name for state in trace.unused))
@@ -125,7 +134,8 @@ def _warn_of_unused(trace: Trace, failure: str) -> list[str]:
         return []
     shown = ", ".join(layers[:5]) + (f", … ({len(layers)})" if len(layers) > 5 else "")
     return [
-        f"example_inputs do not reach {shown}, neither in evaluation nor in training{failure}: these layers are left "
+        f"example_inputs do not reach {shown}, neither in evaluation nor in training"
+        f"{f' ({failure})' if failure else ''}: these layers are left "
         "whole, and break if what they read elsewhere is cut; give example inputs that reach them"
     ]
 
@@ -135,7 +145,7 @@ def _freeze_ignored(coupling: Coupling, ignored: Sequence[str]) -> None:
     for group in coupling.groups:
         touched = [path for path in ignored if any(is_within(layer, path) for layer in group.layers)]
         if touched:
-            coupling.freeze_group(group, f"it reaches the ignored layer {touched[0]}")
+            coupling.freeze_group(group, f"it reaches the ignored layer {touched[0] or 'model'}")
     for labelled in coupling.traces:
         for op in labelled.trace.operations:
             path = next((path for path in ignored if op.state is None and is_within(op.module, path)), None)
@@ -145,7 +155,7 @@ def _freeze_ignored(coupling: Coupling, ignored: Sequence[str]) -> None:
             values += [labelled.values[v.operation][v.output] for v in op.inputs if v is not None]
             for value in values:
                 for labels in value.fields.values():
-                    coupling.manual.append((labels.ravel(), f"it reaches the ignored layer {path}"))
+                    coupling.manual.append((labels.ravel(), f"it reaches the ignored layer {path or 'model'}"))
     solve_coupling(coupling)
 
 
@@ -229,6 +239,10 @@ class StructuredPruner:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"model is a {type(model).__name__}; give a torch.nn.Module")
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            raise InputError(
+                "model is a torch.jit.ScriptModule, whose forward cannot be followed; give the eager model it was made from"
+            )
         if target not in TARGETS:
             raise InputError(f"target is {target!r}; use {' or '.join(map(repr, TARGETS))}")
         if not isinstance(iterative_steps, int) or iterative_steps < 1:
@@ -595,6 +609,8 @@ def _slice_and_prove(model: nn.Module, plan: Plan, reference: Any, options: Mapp
 def _check_tensors(model: nn.Module) -> None:
     for state in list_state(model):
         tensor = state.tensor
+        if tensor.is_inference():
+            raise InputError(f"{state.name} was made under torch.inference_mode; make the model outside of it")
         judged = state.is_statistic or isinstance(tensor, nn.Parameter)  # other buffers may be masks of -inf
         if judged and tensor.is_floating_point() and tensor.device.type != "meta" and not bool(tensor.isfinite().all()):
             raise InputError(

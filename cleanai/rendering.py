@@ -304,7 +304,7 @@ def frozen_reasons(report: Report) -> list[FrozenReason]:
     ]
 
 
-def _short_list(items: Sequence[str], language: str, most: int = 4) -> str:
+def _short_list(items: Sequence[str], language: str, most: int = 3) -> str:
     if len(items) <= most:
         return ", ".join(items) or MISSING
     return ", ".join(items[:most]) + f", … ({say(language, '{count} in all', count=len(items))})"
@@ -455,7 +455,7 @@ def render_text(report: Report) -> str:
             ]
         ),
         _text_table(groups_table(report, limit=TERMINAL_ROWS)),
-        _text_table(frozen_table(report, TERMINAL_REASONS)),
+        _text_table(frozen_table(report, TERMINAL_REASONS), widest=76),
     ]
     return "\n\n".join([f"{parts[0]}\n{parts[1]}", *parts[2:]])
 

@@ -287,8 +287,8 @@ def _convolution(context: Context, op: Operation, inputs: Inputs) -> list[Labell
             labels.freeze(out_labels, f"{op.where} reads {context.partner}, group by group")
     if in_labels is None and source is not None:
         labels.freeze(source, f"{op.where} multiplies it with {context.partner}")
+    _mark_contracted(context, weight, 0 if transposed else 1)
     if source is not None and in_labels is not None:
-        _mark_contracted(context, weight, 0 if transposed else 1)
         context.sites.append(Site(op.module, "input", source))
     output: IntArray | None = out_labels
     if groups == 1:

@@ -32,12 +32,15 @@ class Limits:
     max_pruning_ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.min_channels < 1:
-            raise InputError(f"min_channels is {self.min_channels}; at least 1 channel must stay")
-        if self.round_to < 1:
-            raise InputError(f"round_to is {self.round_to}; it must be at least 1")
-        if not 0 < self.max_pruning_ratio <= 1:
-            raise InputError(f"max_pruning_ratio is {self.max_pruning_ratio}; it must lie in (0, 1]")
+        for name, least in (("min_channels", "at least 1 channel must stay"), ("round_to", "it must be at least 1")):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise InputError(f"{name} is {value!r}; it must be a whole number")
+            if value < 1:
+                raise InputError(f"{name} is {value}; {least}")
+        ratio = self.max_pruning_ratio
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
+            raise InputError(f"max_pruning_ratio is {ratio!r}; it must lie in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def build_ladder(group: Group, scores: Tensor, limits: Limits, original: int | N
 def _spared_units(group: Group, values: np.ndarray, limits: Limits) -> np.ndarray:
     """Where a group joins channels of several layers: the best ones of each, which must not all go."""
     spared = np.zeros(group.size, bool)
-    sources = int(group.sources.max()) + 1
+    sources = int(group.sources.max(initial=0)) + 1
     if sources > 1:
         least = -(-limits.min_channels // group.width)
         for source in range(sources):

@@ -38,7 +38,7 @@ def slice_model(model: nn.Module, plan: Plan) -> nn.Module:
     for cut in plan.cuts:
         if cut.dropped:
             by_tensor.setdefault(cut.parameter, []).append(cut)
-    with transaction(model), torch.no_grad():
+    with transaction(model), torch.inference_mode(False), torch.no_grad():
         modules: dict[int, nn.Module] = {}
         for state, new in _cut_tensors([(states[name], cuts) for name, cuts in by_tensor.items()]):
             for module, attribute, kind in state.places:

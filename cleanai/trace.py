@@ -120,7 +120,8 @@ class Trace:
     """The operations of a forward pass in execution order, with the values the model returned.
 
     ``unused`` are the model's parameters that no output depends on. ``method`` says how it was obtained: "meta" (no
-    memory, no arithmetic) or "real" (the forward needed values).
+    memory, no arithmetic) or "real" (the forward needed values). With a ``failure`` it broke off: ``outputs`` are then
+    what had flowed into the modules that were running.
     """
 
     operations: list[Operation]
@@ -128,6 +129,7 @@ class Trace:
     unused: tuple[StateTensor, ...]
     method: str
     training: bool = False
+    failure: str = ""
 
     def __len__(self) -> int:
         return len(self.operations)
@@ -143,6 +145,7 @@ class _ModuleClock:
         self._tick = torch.zeros((), requires_grad=True)
         self._names = {id(module): name for name, module in model.named_modules()}
         self._stack: list[str] = []
+        self.entered: list[Tensor] = []
         self.results: list[Any] = []
         self._marks: list[tuple[int, str]] = [(self._now(), "")]
         for module in model.modules():
@@ -156,6 +159,7 @@ class _ModuleClock:
 
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         self._stack.append(self._names.get(id(module), ""))
+        self.entered = [tensor for tensor in output_tensors(inputs) if tensor.grad_fn is not None]
         self._marks.append((self._now(), self._stack[-1]))
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -341,9 +345,9 @@ def _trace_once(
             except Exception as error:
                 place = f" in {clock.running}" if clock.running else ""
                 message = f"the forward raised {type(error).__name__}{place}: {error}"
-                nodes = _in_execution_order(_ordered_nodes(clock.results))
-                finished = Trace(_build_operations(nodes, owners, clock)[0], (), (), kind, training)
-                raise ForwardFailed(message, clock.running, finished) from error
+                raise ForwardFailed(
+                    message, clock.running, _finished(clock, owners, originals, kind, message)
+                ) from error
             tensors = output_tensors(output)
             found = [tensor for tensor in tensors if tensor.grad_fn is not None]
             if not found:
@@ -351,15 +355,35 @@ def _trace_once(
             nodes = _in_execution_order(_ordered_nodes([tensor.grad_fn for tensor in found]))
             operations, index_of = _build_operations(nodes, owners, clock)
             outputs = tuple(Value(index_of[tensor.grad_fn], tensor.output_nr, tuple(tensor.shape)) for tensor in found)
-        reached = {id(operation.state) for operation in operations if operation.state}
-        if not reached:
+        if not any(operation.state for operation in operations):
             raise _no_path(len(tensors))
-        unused = tuple(
-            state
-            for state in originals.values()
-            if id(state) not in reached and state.places[0][2] == "parameter" and state.tensor.is_floating_point()
-        )
-        return Trace(operations, outputs, unused, kind, training)
+        return Trace(operations, outputs, _list_unused(operations, originals), kind, training)
+
+
+def _list_unused(operations: Sequence[Operation], originals: dict[int, StateTensor]) -> tuple[StateTensor, ...]:
+    reached = {id(operation.state) for operation in operations if operation.state}
+    return tuple(
+        state
+        for state in originals.values()
+        if id(state) not in reached and state.places[0][2] == "parameter" and state.tensor.is_floating_point()
+    )
+
+
+def _finished(
+    clock: _ModuleClock, owners: dict[int, StateTensor], originals: dict[int, StateTensor], kind: str, failure: str
+) -> Trace:
+    """What had been computed when a forward broke off; the last module's inputs are its outputs."""
+    roots = [*clock.results, *(tensor.grad_fn for tensor in clock.entered)]
+    operations, index_of = _build_operations(_in_execution_order(_ordered_nodes(roots)), owners, clock)
+    outputs = tuple(Value(index_of[t.grad_fn], t.output_nr, tuple(t.shape)) for t in clock.entered)
+    return Trace(
+        operations,
+        outputs,
+        _list_unused(operations, originals),
+        kind,
+        True,
+        f"the training forward breaks off there: {failure}",
+    )
 
 
 def _owners_now(originals: dict[int, StateTensor]) -> dict[int, StateTensor]:
