@@ -2,7 +2,7 @@
 
     python benchmarks/analysis.py [--models resnet50 vit_b_16] [--rounds 7] [--threads 1]
 
-Two ratios per torchvision model, each the median of ratios measured in pairs, so that a busy machine disturbs both sides:
+Two ratios per torchvision model, each the median of ratios measured in pairs, so that a busy machine disturbs both:
 
 - analysis: trace + coupling, less the tracing forward itself, against one forward of batch 1 in evaluation mode;
 - slicing: `slice_model` with a plan that removes 30 % of every group, against cloning the parameters that are kept.
@@ -55,7 +55,9 @@ def measure_analysis(model: nn.Module, inputs: torch.Tensor, rounds: int) -> tup
     rows = [(measure_seconds(forward), tracing_forward(), measure_seconds(analysis)) for _ in range(rounds)]
     ratio = statistics.median((whole - tracing) / plain for plain, tracing, whole in rows)
     names = ("forward", "tracing forward", "trace + coupling")
-    return ratio, {name: 1e3 * statistics.median(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    return ratio, {
+        name: 1e3 * statistics.median(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
+    }
 
 
 def measure_slicing(model: nn.Module, inputs: torch.Tensor, rounds: int) -> tuple[float, dict[str, float]]:

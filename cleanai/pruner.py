@@ -241,7 +241,7 @@ class StructuredPruner:
             raise InputError(f"model is a {type(model).__name__}; give a torch.nn.Module")
         if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
             raise InputError(
-                "model is a torch.jit.ScriptModule, whose forward cannot be followed; give the eager model it was made from"
+                "model is a torch.jit.ScriptModule, which cannot be followed; give the eager model it was made from"
             )
         if target not in TARGETS:
             raise InputError(f"target is {target!r}; use {' or '.join(map(repr, TARGETS))}")

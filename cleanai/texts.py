@@ -230,7 +230,6 @@ _REASONS = {
     "the vocabulary of {PLACE}": "{PLACE} işleminin sözlüğü",
     "the kernel of {PLACE}": "{PLACE} işleminin çekirdeği",
     "the bias of {PLACE}": "{PLACE} işleminin sapması",
-    "zeros added by {PLACE}": "{PLACE} işleminin eklediği sıfırlar",
     "no rule for the operation {PLACE}": "{PLACE} işlemi için kural yok",
     "groups of a convolution over repeated channels": "yinelenen kanallar üzerinde gruplu evrişim",
     "{PLACE} combines it with something that cannot be pruned": (
@@ -254,7 +253,6 @@ _REASONS = {
     "{PLACE} slides over it": "{PLACE} işlemi onun üzerinde kayıyor",
     "{PLACE} attends over it": "{PLACE} işlemi onun üzerinde dikkat hesaplıyor",
     "{PLACE} scales by the size of it": "{PLACE} işlemi onun boyutuna göre ölçekliyor",
-    "{PLACE} repeats it": "{PLACE} işlemi onu yineliyor",
     "{PLACE} wraps it": "{PLACE} işlemi onu başa sarıyor",
     "{PLACE} crops it": "{PLACE} işlemi onu kırpıyor",
     "{PLACE} rolls over all dimensions at once": "{PLACE} işlemi bütün eksenleri birden kaydırıyor",
@@ -284,8 +282,8 @@ _REASONS = {
     "{PLACE}: its result has the shape {shape}, {wanted} was expected": (
         "{PLACE}: sonucunun biçimi {shape}, beklenen {wanted}"
     ),
-    "{PLACE}: it works in {count} groups, {wanted} were expected": (
-        "{PLACE}: {count} grupla çalışıyor, beklenen {wanted}"
+    "{PLACE}: its argument {name} is {value}, {wanted} was expected": (
+        "{PLACE}: {name} bağımsız değişkeni {value}, beklenen {wanted}"
     ),
     "{PLACE}: its argument {name} changed from {before} to {after}": (
         "{PLACE}: {name} bağımsız değişkeni {before} iken {after} oldu"
@@ -294,10 +292,24 @@ _REASONS = {
     "{TEXT}; an output has the shape {shape}, {wanted} was expected": (
         "{TEXT}; bir çıktının biçimi {shape}, beklenen {wanted}"
     ),
+    "{TEXT}; {name} has {count} indices in dimension {axis}, {wanted} were expected": (
+        "{TEXT}; {name} parametresinin {axis}. boyutunda {count} dizin var, beklenen {wanted}"
+    ),
     "{TEXT}; it computes with other numbers": "{TEXT}; başka sayılarla hesaplıyor",
     "{TEXT}; it connects other channels than before": "{TEXT}; öncekinden başka kanalları bağlıyor",
     "{TEXT}; it uses {name}, which it did not before": "{TEXT}; önceden kullanmadığı {name} parametresini kullanıyor",
+    "the training forward breaks off there: {TEXT}": "eğitim kipindeki ileri geçiş orada kesiliyor: {TEXT}",
     # Notes and warnings of the run
+    "example_inputs do not reach {layers}, neither in evaluation nor in training ({TEXT}): these layers are left whole, "
+    "and break if what they read elsewhere is cut; give example inputs that reach them": (
+        "example_inputs, ne değerlendirmede ne de eğitimde ({TEXT}) {layers} katmanına ulaşıyor: bu katmanlar bütün "
+        "bırakıldı; başka yerde okudukları kesilirse bozulurlar. Onlara ulaşan örnek girdiler verin"
+    ),
+    "example_inputs do not reach {layers}, neither in evaluation nor in training: these layers are left whole, "
+    "and break if what they read elsewhere is cut; give example inputs that reach them": (
+        "example_inputs, ne değerlendirmede ne de eğitimde {layers} katmanına ulaşıyor: bu katmanlar bütün bırakıldı; "
+        "başka yerde okudukları kesilirse bozulurlar. Onlara ulaşan örnek girdiler verin"
+    ),
     "kept: not scored, the criterion does not see it": "korundu: puanlanmadı, ölçüt onu görmüyor",
     "kept whole, the criterion does not see them: {names}": "bütün kaldılar, ölçüt onları görmüyor: {names}",
     "groups shrink by whole units only": "gruplar ancak bütün birimlerle küçülür",
