@@ -271,11 +271,12 @@ def _compose_cuts(first: Sequence[TensorCut], second: Sequence[TensorCut]) -> tu
 
 
 def _compose_groups(first: Sequence[GroupCut], second: Sequence[GroupCut]) -> tuple[GroupCut, ...]:
-    merged = {group.name: group for group in first}
+    merged = {(group.name, group.kind): group for group in first}
     for group in second:
-        before = merged.get(group.name)
+        key = (group.name, group.kind)
+        before = merged.get(key)
         if before is None:
-            merged[group.name] = group
+            merged[key] = group
             continue
         if before.kept_size != group.size:
             raise PlanError(f"the plans do not follow each other at the group {group.name}")
@@ -285,7 +286,7 @@ def _compose_groups(first: Sequence[GroupCut], second: Sequence[GroupCut]) -> tu
             full = np.array(before.scores if before.scores is not None else [0.0] * before.size)
             full[left] = group.scores
             scores = tuple(full.tolist())
-        merged[group.name] = GroupCut(
+        merged[key] = GroupCut(
             group.name,
             before.kind,
             before.size,

@@ -390,7 +390,9 @@ class StructuredPruner:
             ladders = [
                 build_ladder(group, values, self.limits, _original_size(group, before))
                 for group in current.groups
+                # A group that an earlier round cut in other units (its heads, not its channels) has given its share.
                 if (values := scores[group.index]) is not None
+                and (group.name not in before or before[group.name].kind == group.kind)
             ]
             asked.update({la.group.index: ratios.get(la.group.index, ratio) for la in ladders})
             return choose_units(ladders, self._budget(model, current, ratio, ratios))

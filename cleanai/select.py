@@ -47,7 +47,7 @@ class Limits:
 class Ladder:
     """A group's units in the order in which they go.
 
-    ``steps[k]`` are the units of step k and ``scores[k]`` their mean score. ``allowed`` are the numbers of steps that
+    ``steps[k]`` are the units of step k and ``scores[k]`` their mean score, or that of an earlier step if it is higher. ``allowed`` are the numbers of steps that
     the limits allow, ascending, 0 first. ``original`` and ``earlier`` count units before any pruning and those already
     gone in earlier rounds.
     """
@@ -95,7 +95,7 @@ def build_ladder(group: Group, scores: Tensor, limits: Limits, original: int | N
     return Ladder(
         group,
         tuple(steps),
-        np.array([values[step].mean() for step in steps]),
+        np.maximum.accumulate([values[step].mean() for step in steps]),
         _allowed_steps(group, bundles, limits, original, earlier, spared),
         original,
         earlier,

@@ -300,8 +300,8 @@ _REASONS = {
     "{TEXT}; it uses {name}, which it did not before": "{TEXT}; önceden kullanmadığı {name} parametresini kullanıyor",
     "the training forward breaks off there: {TEXT}": "eğitim kipindeki ileri geçiş orada kesiliyor: {TEXT}",
     # Notes and warnings of the run
-    "example_inputs do not reach {layers}, neither in evaluation nor in training ({TEXT}): these layers are left whole, "
-    "and break if what they read elsewhere is cut; give example inputs that reach them": (
+    "example_inputs do not reach {layers}, neither in evaluation nor in training ({TEXT}): these layers are left "
+    "whole, and break if what they read elsewhere is cut; give example inputs that reach them": (
         "example_inputs, ne değerlendirmede ne de eğitimde ({TEXT}) {layers} katmanına ulaşıyor: bu katmanlar bütün "
         "bırakıldı; başka yerde okudukları kesilirse bozulurlar. Onlara ulaşan örnek girdiler verin"
     ),
