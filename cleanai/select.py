@@ -47,9 +47,9 @@ class Limits:
 class Ladder:
     """A group's units in the order in which they go.
 
-    ``steps[k]`` are the units of step k and ``scores[k]`` their mean score, or that of an earlier step if it is higher. ``allowed`` are the numbers of steps that
-    the limits allow, ascending, 0 first. ``original`` and ``earlier`` count units before any pruning and those already
-    gone in earlier rounds.
+    ``steps[k]`` are the units of step k and ``scores[k]`` their mean score, or an earlier step's if that is higher.
+    ``allowed`` are the numbers of steps that the limits allow, ascending, 0 first. ``original`` and ``earlier`` count
+    units before any pruning and those already gone in earlier rounds.
     """
 
     group: Group
