@@ -14,6 +14,8 @@ from cleanai import __version__
 from cleanai.cli import main
 from cleanai.demo import run_demo
 from cleanai.errors import InputError
+from cleanai.report import Report
+from cleanai.texts import percent
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,16 +46,26 @@ def test_missing_data_are_explained_in_the_language_asked_for(
     status = main(["demo", "--data", "cifar10", "--language", language, "--output", str(tmp_path / "out")])
     captured = capsys.readouterr()
     assert status == 1
-    assert word in captured.err and str(tmp_path) in captured.err and "resnet20.safetensors" in captured.err
+    assert word in captured.err and str(tmp_path) in captured.err
+    assert "resnet20.safetensors" in captured.err and "cifar-10-batches-py" in captured.err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"data": "mnist"}, "'digits', 'cifar10'"), ({"language": "de"}, "language='de'")]
+    ("settings", "message"),
+    [
+        ({"data": "mnist"}, "'digits', 'cifar10'"),
+        ({"language": "de"}, "language='de'"),
+        ({"ratio": 1.5}, "ratio is 1.5"),
+        ({"output": __file__}, "a file is in its place"),
+    ],
 )
-def test_senseless_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_senseless_settings_are_refused_before_anything_is_done(
+    settings: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(InputError, match=message):
         run_demo(**settings)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("language", "words"), [("en", ["Fine-tuning"]), ("tr", ["İnce ayar yapılıyor", "Rapor:"])])
@@ -71,9 +83,11 @@ def test_digits_demo_halves_the_macs_and_keeps_the_accuracy(
     assert tuned.accuracy is not None and tuned.accuracy >= 97
     assert before.samples == tuned.samples == 450
     assert report.proof.passed is True
+    assert Report.load(tmp_path / "reports" / "demo_digits.json") == report
     page = (tmp_path / "reports" / "demo_digits.html").read_text(encoding="utf-8")
     for metrics in (before, after, tuned):
-        accuracy = f"{metrics.accuracy:.2f}"
+        assert metrics.accuracy is not None
+        accuracy = percent(metrics.accuracy / 100, language, digits=2)
         assert accuracy in printed and accuracy in page
     assert all(word in printed for word in words)
     assert torch.equal(torch.get_rng_state(), random_state)

@@ -127,7 +127,7 @@ def test_training_curves_are_the_history() -> None:
     loss, accuracy = figure.axes
     assert _points(loss.lines[0]) == [(1, 0.7), (2, 0.3)]
     assert _points(accuracy.lines[0]) == [(1, 85.0), (2, 91.2)]
-    assert accuracy.get_title(loc="left") == "Accuracy: 85.0 % → 91.2 %"
+    assert accuracy.get_title(loc="left") == "Accuracy (val): 85.0 % → 91.2 %"
 
 
 def test_nothing_to_draw_is_an_error_that_says_so() -> None:

@@ -9,6 +9,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_factory import HOSTILE, make_group, make_report
@@ -130,9 +131,9 @@ def test_every_number_of_the_metrics_table_is_the_measured_one() -> None:
         "Size": ("0.08010 MB", "0.02010 MB", "-74.9 %", "0.02010 MB", "-74.9 %"),
         "MACs": ("400.0 k", "100.0 k", "-75.0 %", "100.0 k", "-75.0 %"),
         "FLOPs": ("800.0 k", "200.0 k", "-75.0 %", "200.0 k", "-75.0 %"),
-        "Latency": ("2.000 ± 0.10 ms", "0.5000 ± 0.050 ms*", "-75.0 %", "—", "—"),
+        "Latency": ("2.00 ± 0.10 ms", "0.500 ± 0.050 ms*", "—", "—", "—"),
         "Accuracy": ("91.70 %", "80.20 %", "-11.50 points", "91.20 %", "-0.50 points"),
-        "Loss": ("0.2500", "0.7500", "+200.0 %", "0.3000", "+20.0 %"),
+        "Loss": ("0.2500", "0.7500", "+0.500", "0.3000", "+0.050"),
     }
     notes = " ".join(table.notes)
     assert "batch size 4, CPU threads 1; original: 500 runs, pruned: 900 runs" in notes
@@ -145,14 +146,27 @@ def test_quantities_nobody_measured_have_no_row() -> None:
     assert list(_rows(rendering.metrics_table(report))) == ["Parameters", "Size", "MACs", "FLOPs"]
 
 
-def test_latencies_under_different_conditions_are_not_compared() -> None:
+def _report_with_latency(**changes: Any) -> Report:
+    """A report of two stages, the second one's latency measured in peace unless changed."""
     metrics = make_report().metrics
     latency = metrics["pruned"].latency
     assert latency is not None
-    other = dataclasses.replace(metrics["pruned"], latency=dataclasses.replace(latency, batch_size=8))
-    table = rendering.metrics_table(make_report(metrics={"original": metrics["original"], "pruned": other}))
-    assert _rows(table)["Latency"][2] == "—"
-    assert any("different conditions" in note for note in table.notes)
+    calm = dataclasses.replace(latency, **{"disturbed": False, **changes})
+    pruned = dataclasses.replace(metrics["pruned"], latency=calm)
+    budget = dataclasses.replace(make_report().budget, latency=0.75)
+    return make_report(metrics={"original": metrics["original"], "pruned": pruned}, budget=budget)
+
+
+def test_latencies_are_compared_only_where_that_means_something() -> None:
+    def change_of(report: Report) -> tuple[str, str]:
+        """The change of the latency in the first table, and its reached share in the second."""
+        return _rows(rendering.metrics_table(report))["Latency"][2], _rows(rendering.budget_table(report))["Latency"][1]
+
+    assert change_of(_report_with_latency()) == ("-75.0 %", "75.0 %")
+    assert change_of(_report_with_latency(disturbed=True)) == ("—", "—")
+    different = _report_with_latency(batch_size=8)
+    assert change_of(different) == ("—", "—")
+    assert any("different conditions" in note for note in rendering.metrics_table(different).notes)
 
 
 def test_asked_against_reached_for_every_measure() -> None:
@@ -211,7 +225,7 @@ def test_number_formats() -> None:
         "0", "999", "5,120", "11.17 M", "4.089 G", "1.000 M",
     ]  # fmt: skip
     assert texts.signed_percent(-0.5) == "-50.0 %"
-    assert texts.signed_percent(-0.5, "tr") == "-%50.0"
+    assert texts.signed_percent(-0.5, "tr") == "-%50,0"
     assert texts.signed_percent(0.0) == "0.0 %"
     assert texts.signed_percent(-0.0002) == "-0.02 %"
     assert texts.percent(-0.0) == "0.0 %"
@@ -346,6 +360,8 @@ def test_failed_writing_leaves_the_old_file(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- Turkish
 
+_ENGINE = ("coupling", "fields", "fitting", "pruner", "rules")  # the files that say why something is frozen
+
 # Words of the report that are the same in both languages.
 _SHARED_WORDS = {"tiny", "model", "parametre", "json"}
 
@@ -379,12 +395,55 @@ def test_turkish_forms_have_no_english_words(tmp_path: Path) -> None:
         words = set(re.findall(r"\w+", form.lower()))
         left = words & (english - turkish - _SHARED_WORDS)
         assert not left, left
-        assert "İstenen ve ulaşılan" in form and "add onun üzerinden normalleştiriyor" in form
+        assert "İstenen ve ulaşılan" in form and "add işlemi onun üzerinden normalleştiriyor" in form
 
 
 def test_languages_have_the_same_placeholders() -> None:
     for english, turkish in {**texts._TURKISH, **texts._REASONS}.items():
         assert set(re.findall(r"{\w+}", english)) == set(re.findall(r"{\w+}", turkish)), english
+
+
+@pytest.mark.parametrize(
+    ("english", "turkish"),
+    [
+        (
+            "Convolution in conv1 reads the input of the model",
+            "conv1 içindeki Convolution işlemi modelin girdisini okuyor",
+        ),
+        ("the vocabulary of Embedding in words", "words içindeki Embedding işleminin sözlüğü"),
+        (
+            "the forward does not follow a cut of it: View in a: its result has the shape (1, 8), (1, 6) was expected",
+            "ileri geçiş bu eksenin kesilmesine uymuyor: a içindeki View: sonucunun biçimi (1, 8), beklenen (1, 6)",
+        ),
+        (
+            "the forward does not follow a cut of it: Slice: the forward took another path (Cat); "
+            "it computes with other numbers",
+            "ileri geçiş bu eksenin kesilmesine uymuyor: Slice: ileri geçiş başka bir yol izledi (Cat); "
+            "başka sayılarla hesaplıyor",
+        ),
+        ("it reaches the ignored layer fc", "dokunulmayan fc katmanına ulaşıyor"),
+    ],
+)
+def test_reasons_of_the_engine_are_translated_with_their_places(english: str, turkish: str) -> None:
+    assert texts.term("tr", english) == turkish
+
+
+def test_every_reason_in_the_engine_has_a_translation() -> None:
+    """The reasons are sentences in the engine's source; each must match a pattern, whatever is filled in."""
+    sources = {name: (Path(texts.__file__).parent / f"{name}.py").read_text(encoding="utf-8") for name in _ENGINE}
+    calls = re.compile(r"""(?:freeze\w*|_freeze_all)\(.*?,\s*(f?"[^"]+")""")
+    written = {found for source in sources.values() for found in calls.findall(source)}
+    assert len(written) > 25
+    for literal in written:
+        reason = re.sub(r"{[\w.]*partner}", "the input of the model", literal.removeprefix("f").strip('"'))
+        reason = re.sub(r"{[^}]*}", "Some in place", reason)
+        assert texts.term("tr", reason) != reason, reason
+
+
+def test_turkish_numbers_have_a_decimal_comma() -> None:
+    written = str(make_report(language="tr"))
+    assert "20.000" in written and "%91,70" in written and "-11,50 puan" in written and "400,0 k" in written
+    assert not re.search(r"%\d+\.\d", written)
 
 
 def test_unknown_words_are_left_as_they_are() -> None:

@@ -1,0 +1,80 @@
+"""Imports inside the package flow one way, along the pipeline, and no other pruning library is among them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cleanai
+
+SOURCES = sorted(Path(cleanai.__file__).parent.glob("*.py"))
+
+# Each file may import those before it. "__init__" is the package itself: what it offers to users.
+ORDER = (
+    # what everything may use
+    *("errors", "texts", "inputs", "isolation", "layers"),
+    # the pipeline
+    *("trace", "fields", "rules", "coupling", "calibration", "importance", "select", "plan", "slicing", "fitting"),
+    *("cost", "verify", "evaluate"),
+    # what is shown
+    *("rendering", "plots", "report"),
+    # the front door, and what is built on it
+    *("pruner", "__init__", "data", "models", "training", "demo", "cli"),
+)
+PRUNING_LIBRARIES = {"torch_pruning", "fasterai", "only_train_once", "nni", "neural_compressor", "sparseml"}
+
+
+def list_imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """(module, line) of every import that runs when the file is imported."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            submodules = {alias.name for alias in node.names} & set(ORDER) if node.module == "cleanai" else set()
+            if submodules:
+                yield from ((f"cleanai.{name}", node.lineno) for name in sorted(submodules))
+            else:
+                yield node.module or "", node.lineno
+        yield from list_imports(node)
+
+
+def test_every_file_has_its_place_in_the_order() -> None:
+    assert len(set(ORDER)) == len(ORDER)
+    assert {path.stem for path in SOURCES} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_imports_flow_one_way(path: Path) -> None:
+    for name, line in list_imports(ast.parse(path.read_text(encoding="utf-8"))):
+        package, _, module = name.partition(".")
+        if package == "cleanai":
+            module = module or "__init__"
+            assert ORDER.index(module) < ORDER.index(path.stem), f"{path.name}:{line} imports {name}, which comes later"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_no_pruning_library_is_used(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for name in names:
+            assert name.partition(".")[0] not in PRUNING_LIBRARIES, f"{path.name} imports {name}"
+            assert not name.startswith("torch.nn.utils.prune"), f"{path.name} imports {name}"
+
+
+def test_autograd_nodes_are_read_in_one_file_only() -> None:
+    readers = {
+        path.stem
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("grad_fn", "next_functions", "_input_metadata")
+    }
+    assert readers == {"trace"}
