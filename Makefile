@@ -2,7 +2,7 @@
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lab lock clean
+.PHONY: help setup demo test lint format bench lab lock refresh clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -46,6 +46,10 @@ bench: $(STAMP) ## how long analysis and slicing take
 
 lab: $(STAMP) ## open the notebooks
 	$(BIN)/jupyter lab notebooks
+
+refresh: $(STAMP) ## run the notebooks and both demos anew and store what they show (the second demo needs CIFAR-10)
+	$(BIN)/python notebooks/refresh.py
+	$(BIN)/python docs/refresh.py --measure
 
 # Needs no stamp: the lock is what the stamp depends on.
 lock: ## resolve requirements.lock anew
