@@ -44,25 +44,20 @@ def slice_model(model: nn.Module, plan: Plan) -> nn.Module:
             for module, attribute, kind in state.places:
                 store_tensor(module, attribute, kind, new)
             modules.update({id(module): module for module, _, _ in state.places})
-        for module in modules.values():
-            make_sliceable(module)
         paths = dict(model.named_modules())
         for change in plan.attributes:
             _change_attribute(paths[change.module], change)
-        changed = [paths[change.module] for change in plan.attributes]
-        for module in _with_owners(paths, [*modules.values(), *changed]):
+        modules.update({id(paths[change.module]): paths[change.module] for change in plan.attributes})
+        for module in [*modules.values(), *_attention_around(paths, modules)]:
             make_sliceable(module)
             update_sizes(module)
     return model
 
 
-def _with_owners(paths: dict[str, nn.Module], modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """The modules and, for parts of an attention layer, the layer itself."""
-    wanted = {id(module) for module in modules}
-    owners = [
-        m for m in paths.values() if isinstance(m, nn.MultiheadAttention) and any(id(c) in wanted for c in m.modules())
-    ]
-    return [m for m in paths.values() if id(m) in wanted or any(m is owner for owner in owners)]
+def _attention_around(paths: dict[str, nn.Module], changed: dict[int, nn.Module]) -> list[nn.Module]:
+    """The attention layers of which only a part (the output projection) has changed."""
+    layers = [module for module in paths.values() if isinstance(module, nn.MultiheadAttention)]
+    return [m for m in layers if id(m) not in changed and any(id(part) in changed for part in m.modules())]
 
 
 def check_plan(model: nn.Module, plan: Plan, states: dict[str, StateTensor] | None = None) -> None:
@@ -108,17 +103,27 @@ def _change_attribute(module: nn.Module, change: AttributeChange) -> None:
 
 
 def _cut_tensors(work: list[tuple[StateTensor, list[TensorCut]]]) -> list[tuple[StateTensor, Tensor]]:
-    """Each tensor with its smaller successor; on as many threads as torch may use."""
+    """Each tensor with its smaller successor; the large ones on as many threads as torch may use."""
     kept = _KeptIndices(cut for _, cuts in work for cut in cuts)
-
-    def successor(item: tuple[StateTensor, list[TensorCut]]) -> tuple[StateTensor, Tensor]:
-        state, cuts = item
-        return state, _successor(state.tensor, cuts, kept)
-
     if torch.get_num_threads() == 1:
-        return [successor(item) for item in work]
+        return [(state, _successor(state.tensor, cuts, kept)) for state, cuts in work]
+    large = [state.tensor.numel() >= _WORTH_A_THREAD for state, _ in work]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(successor, work))
+        waiting = [
+            pool.submit(_successor, state.tensor, cuts, kept)
+            for (state, cuts), is_large in zip(work, large, strict=True)
+            if is_large
+        ]
+        small = [
+            _successor(state.tensor, cuts, kept)
+            for (state, cuts), is_large in zip(work, large, strict=True)
+            if not is_large
+        ]
+        done, rest = iter(waiting), iter(small)
+        return [
+            (state, next(done).result() if is_large else next(rest))
+            for (state, _), is_large in zip(work, large, strict=True)
+        ]
 
 
 def _successor(old: Tensor, cuts: list[TensorCut], kept: _KeptIndices) -> Tensor:
@@ -145,6 +150,7 @@ class _KeptIndices:
         return self._known[id(cut.dropped), cut.size]
 
 
+_WORTH_A_THREAD = 1 << 15  # elements
 _SAME_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
