@@ -105,6 +105,13 @@ def make_sliceable(module: nn.Module) -> None:
         module.attention_scale = scale  # type: ignore[assignment]
 
 
+def refuse_nested_tensors(module: nn.Module) -> None:
+    """Keeps an encoder from handing its layers nested tensors, which only torch's own attention can read."""
+    encoder = module if isinstance(module, nn.TransformerEncoder) else None
+    if encoder is not None and any(isinstance(part, SlicedMultiheadAttention) for part in encoder.modules()):
+        encoder.use_nested_tensor = False
+
+
 def prepare_layers(model: nn.Module) -> None:
     """Makes every layer of a stand-in model sliceable before it is traced."""
     for module in model.modules():

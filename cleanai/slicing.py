@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cleanai.errors import PlanError
 from cleanai.fields import IntArray
 from cleanai.isolation import StateTensor, list_state, store_tensor, transaction
-from cleanai.layers import make_sliceable, update_sizes
+from cleanai.layers import make_sliceable, refuse_nested_tensors, update_sizes
 from cleanai.plan import AttributeChange, Plan, TensorCut
 
 
@@ -51,6 +51,8 @@ def slice_model(model: nn.Module, plan: Plan) -> nn.Module:
         for module in [*modules.values(), *_attention_around(paths, modules)]:
             make_sliceable(module)
             update_sizes(module)
+        for module in paths.values():
+            refuse_nested_tensors(module)
     return model
 
 

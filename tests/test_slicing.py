@@ -352,3 +352,17 @@ def test_a_plan_replays_on_a_fresh_model(make: Callable[[Plan], Any]) -> None:
     replayed = plan if isinstance(make(plan), Plan) else Plan.from_json(make(plan))
     again = slice_model(copy.deepcopy(model), replayed)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), pruned.parameters(), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")  # torch's own encoder warns when it uses them
+def test_an_encoder_with_a_padding_mask_runs_without_gradients_too() -> None:
+    """Without gradients torch's encoder packs its input into nested tensors, unless its attention cannot read them."""
+    layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2).eval()
+    inputs = torch.randn(2, 5, 16)
+    pruned = StructuredPruner(encoder, inputs, "magnitude", 0.5).prune().eval()
+    mask = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    with torch.no_grad():
+        packed = pruned(inputs, src_key_padding_mask=mask)
+    padded = pruned(inputs, src_key_padding_mask=mask)
+    assert torch.allclose(packed, padded, atol=1e-5)
