@@ -1,6 +1,6 @@
 """What analysis and slicing cost, as multiples of what nobody can avoid.
 
-    python benchmarks/analysis.py [--models resnet50 vit_b_16] [--rounds 7] [--threads 2]
+    python benchmarks/analysis.py [--models resnet50 vit_b_16] [--rounds 7] [--threads 1]
 
 Two ratios per torchvision model, each the median of ratios measured in pairs, so that a busy machine disturbs both:
 
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["resnet50", "vit_b_16"])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} thread(s), median of {arguments.rounds} paired rounds")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -105,27 +104,9 @@ def _change_attribute(module: nn.Module, change: AttributeChange) -> None:
 
 
 def _cut_tensors(work: list[tuple[StateTensor, list[TensorCut]]]) -> list[tuple[StateTensor, Tensor]]:
-    """Each tensor with its smaller successor; the large ones on as many threads as torch may use."""
+    """Each tensor with its smaller successor."""
     kept = _KeptIndices(cut for _, cuts in work for cut in cuts)
-    if torch.get_num_threads() == 1:
-        return [(state, _successor(state.tensor, cuts, kept)) for state, cuts in work]
-    large = [state.tensor.numel() >= _WORTH_A_THREAD for state, _ in work]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        waiting = [
-            pool.submit(_successor, state.tensor, cuts, kept)
-            for (state, cuts), is_large in zip(work, large, strict=True)
-            if is_large
-        ]
-        small = [
-            _successor(state.tensor, cuts, kept)
-            for (state, cuts), is_large in zip(work, large, strict=True)
-            if not is_large
-        ]
-        done, rest = iter(waiting), iter(small)
-        return [
-            (state, next(done).result() if is_large else next(rest))
-            for (state, _), is_large in zip(work, large, strict=True)
-        ]
+    return [(state, _successor(state.tensor, cuts, kept)) for state, cuts in work]
 
 
 def _successor(old: Tensor, cuts: list[TensorCut], kept: _KeptIndices) -> Tensor:
@@ -152,7 +133,6 @@ class _KeptIndices:
         return self._known[id(cut.dropped), cut.size]
 
 
-_WORTH_A_THREAD = 1 << 15  # elements
 _SAME_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -170,13 +150,13 @@ def _cut(tensor: Tensor, cuts: list[TensorCut], kept: _KeptIndices) -> Tensor:
     return tensor.contiguous(memory_format=layout)
 
 
-_SCRATCH_ELEMENTS = 1 << 16
+_SCRATCH_ELEMENTS = 1 << 17
 
 
 def _gather(values: np.ndarray, picks: list[tuple[int, IntArray]]) -> np.ndarray:
     """``values`` at some indices of some dimensions, copied once.
 
-    "clip" spares numpy a pass over indices that are checked already.
+    "wrap" is numpy's fastest way for indices that are known to be in range.
     """
     by_dim = dict(picks)
     if set(by_dim) == {0, 1}:
@@ -185,11 +165,11 @@ def _gather(values: np.ndarray, picks: list[tuple[int, IntArray]]) -> np.ndarray
         result = np.empty((len(rows), len(columns), *values.shape[2:]), values.dtype)
         step = max(1, _SCRATCH_ELEMENTS // max(1, values[0].size))
         for start in range(0, len(rows), step):
-            scratch = values.take(rows[start : start + step], axis=0, mode="clip")
-            scratch.take(columns, axis=1, out=result[start : start + step], mode="clip")
+            scratch = values.take(rows[start : start + step], axis=0, mode="wrap")
+            scratch.take(columns, axis=1, out=result[start : start + step], mode="wrap")
         return result
     for dim, index in picks:
-        values = values.take(index, axis=dim, mode="clip")
+        values = values.take(index, axis=dim, mode="wrap")
     return values
 
 
