@@ -379,7 +379,7 @@ def solve_coupling(coupling: Coupling) -> Coupling:
     coupling.class_of = class_of
     kinds = _Kinds(
         _mask_of(count, class_of, context.heads),
-        _mask_of(count, class_of, _levels(labels.relations, active, last=False)),
+        _mask_of(count, class_of, _row_levels(labels.relations, active)),
     )
     rows = [counted for _, counted in constraints]
     coupling.groups = _Grouping(context, class_of, reason_of < 0, rows).build(kinds)
@@ -387,10 +387,10 @@ def solve_coupling(coupling: Coupling) -> Coupling:
     return coupling
 
 
-def _levels(relations: Sequence[Relation], active: Sequence[int | None], last: bool) -> list[IntArray]:
-    """The labels of the active axes that are, or are not, the innermost of their relation."""
+def _row_levels(relations: Sequence[Relation], active: Sequence[int | None]) -> list[IntArray]:
+    """The labels of the active axes that are whole rows: not the innermost of their relation."""
     chosen = [(r, j) for r, j in zip(relations, active, strict=True) if j is not None]
-    return [r.levels[j] for r, j in chosen if (j + 1 == len(r.levels)) is last]
+    return [r.levels[j] for r, j in chosen if j + 1 < len(r.levels)]
 
 
 def _freeze_reasons(

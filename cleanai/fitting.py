@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from cleanai.coupling import Coupling, Group, LabelledTrace, couple_channels, link_classes, solve_coupling
+from cleanai.coupling import Coupling, LabelledTrace, couple_channels, link_classes, solve_coupling
 from cleanai.errors import PlanError
 from cleanai.fields import IntArray, Labelled, Shape
 from cleanai.layers import group_attributes
@@ -550,8 +550,3 @@ def probe_choice(coupling: Coupling) -> dict[int, IntArray]:
             picks.append(block[start : start + amount * step])
         dropped[group.index] = np.sort(np.concatenate(picks))
     return dropped
-
-
-def removable_groups(coupling: Coupling) -> list[Group]:
-    """The groups from which something can be removed."""
-    return [group for group in coupling.groups if group.bundles >= 2]
