@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from cleanai.errors import InputError
-from cleanai.inputs import batch_to_inputs, call_model, map_tensors
+from cleanai.inputs import batch_to_inputs, call_model, first_tensor, map_tensors
 from cleanai.isolation import shadow_model
 from cleanai.layers import channel_dim, prepare_layers
 from cleanai.trace import ForwardFunction
@@ -70,12 +70,41 @@ class ChannelStatistics:
 
 
 @dataclass
+class BlockStatistics:
+    """How alike a residual block's input and output are: the sum of ``count`` cosines between them."""
+
+    count: int
+    cosines: float
+
+    @classmethod
+    def of(cls, before: Tensor, after: Tensor, dim: int | None) -> BlockStatistics:
+        """The cosines at each position along the channels in ``dim``, or of whole samples without one."""
+        first, second = (value.detach().double() for value in (before, after))
+        if dim is None:
+            first, second, dim = first.flatten(1), second.flatten(1), 1
+        norms = first.norm(dim=dim) * second.norm(dim=dim)
+        there = norms > 0  # a position without any signal points nowhere
+        cosines = (first * second).sum(dim)[there] / norms[there]
+        return cls(int(there.sum()), float(cosines.sum()))
+
+    def merge(self, other: BlockStatistics) -> BlockStatistics:
+        """The statistics of both sets of samples together."""
+        return BlockStatistics(self.count + other.count, self.cosines + other.cosines)
+
+    @property
+    def influence(self) -> float:
+        """1 - E[cos(input, output)]: 0 for a block that changes nothing."""
+        return 1 - self.cosines / self.count if self.count else 0.0
+
+
+@dataclass
 class ActivationStatistics:
-    """What a calibration pass saw: statistics for the input and output channels of each layer."""
+    """What a calibration pass saw: statistics for the channels of each layer, and for residual blocks by path."""
 
     sides: dict[Side, ChannelStatistics]
     batches: int = 0
     samples: int = 0
+    blocks: dict[str, BlockStatistics] = field(default_factory=dict)
 
     def get(self, layer: str, side: str) -> ChannelStatistics | None:
         """The statistics of a layer's "input" or "output" channels, or None."""
@@ -86,12 +115,15 @@ class ActivationStatistics:
         sides = dict(self.sides)
         for key, value in other.sides.items():
             sides[key] = sides[key].merge(value) if key in sides else value
-        return ActivationStatistics(sides, self.batches + other.batches, self.samples + other.samples)
+        blocks = dict(self.blocks)
+        for path, block in other.blocks.items():
+            blocks[path] = blocks[path].merge(block) if path in blocks else block
+        return ActivationStatistics(sides, self.batches + other.batches, self.samples + other.samples, blocks)
 
     def after(self, kept: Mapping[Side, Tensor]) -> ActivationStatistics:
         """The statistics of the channels that a cut kept ({side: positions})."""
         sides = {key: value.keep(kept[key]) if key in kept else value for key, value in self.sides.items()}
-        return ActivationStatistics(sides, self.batches, self.samples)
+        return ActivationStatistics(sides, self.batches, self.samples, self.blocks)
 
     def __repr__(self) -> str:
         layers = len({layer for layer, _ in self.sides})
@@ -121,6 +153,7 @@ def collect_statistics(
     num_batches: int | None = None,
     forward_fn: ForwardFunction | None = None,
     progress: bool | None = None,
+    blocks: Mapping[str, int | None] | None = None,
 ) -> ActivationStatistics:
     """One pass over a loader, with hooks on every convolution and linear layer.
 
@@ -131,6 +164,7 @@ def collect_statistics(
         loader: yields tensors, (inputs, labels) pairs, tuples or dicts (labels are left out).
         num_batches: at most so many batches; None for all.
         progress: True or False for a progress bar; None shows one on terminals.
+        blocks: residual blocks to watch, with the dimension of their channels ({path: dimension or None}).
 
     Raises:
         InputError: the loader is empty, or an activation is NaN or infinite (the layer is named).
@@ -144,12 +178,15 @@ def collect_statistics(
     if num_batches is not None and num_batches < 1:
         raise InputError(f"num_batches is {num_batches}: it must be at least 1, or None for the whole loader")
     sides: dict[Side, ChannelStatistics] = {}
+    seen: dict[str, BlockStatistics] = {}
     device = _device_of(model)
     batches = samples = 0
     with shadow_model(model, "real", track_buffers=False, prepare=prepare_layers), torch.no_grad():
         for module in model.modules():
             module.training = False
         _add_hooks(model, sides)
+        for path, dim in (blocks or {}).items():
+            _watch_block(model.get_submodule(path), path, dim, seen)
         total = num_batches if num_batches is not None else _length(loader)
         bar = tqdm(total=total, desc="activations", unit="batch", disable=None if progress is None else not progress)
         with bar:
@@ -173,7 +210,7 @@ def collect_statistics(
                 bar.update()
     if not batches:
         raise InputError("the loader is empty: activations need at least one batch")
-    return ActivationStatistics(sides, batches, samples)
+    return ActivationStatistics(sides, batches, samples, seen)
 
 
 def _length(loader: Any) -> int | None:
@@ -212,3 +249,20 @@ def _add_hooks(model: nn.Module, sides: dict[Side, ChannelStatistics]) -> None:
     for path, module in model.named_modules():
         if channel_dim(module):
             watch(path, module)
+
+
+def _watch_block(module: nn.Module, path: str, dim: int | None, seen: dict[str, BlockStatistics]) -> None:
+    given: list[Tensor] = []
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensor = first_tensor(args, kwargs)
+        given[:] = [] if tensor is None else [tensor.clone()]  # the block may write to it
+
+    def leave(_: nn.Module, __: Any, output: Any) -> None:
+        result = output[0] if isinstance(output, tuple) else output
+        if given and isinstance(result, Tensor) and result.shape == given[0].shape:
+            statistics = BlockStatistics.of(given.pop(), result, dim)
+            seen[path] = seen[path].merge(statistics) if path in seen else statistics
+
+    module.register_forward_pre_hook(enter, with_kwargs=True)
+    module.register_forward_hook(leave)

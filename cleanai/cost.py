@@ -9,6 +9,7 @@ import numpy as np
 from cleanai.coupling import Coupling, LabelledTrace
 from cleanai.fields import IntArray, Labelled, Shape
 from cleanai.isolation import StateTensor
+from cleanai.select import is_within
 from cleanai.trace import Operation
 
 _MATMULS = {"Mm": (0, 1), "Bmm": (0, 1), "Addmm": (1, 2), "Baddbmm": (1, 2)}
@@ -35,13 +36,15 @@ class CostModel:
         return tuple(shape)
 
     def count_parameters(self, alive: np.ndarray) -> int:
-        """Parameters left, given which label classes are (`cleanai.fitting.alive_classes`)."""
+        """Parameters left, given which label classes are (`cleanai.prediction.alive_classes`)."""
         return self._fixed + sum(prod(self._size(value, alive)) for value in self._labelled)
 
-    def count_macs(self, alive: np.ndarray) -> int:
-        """Multiply-accumulates left."""
+    def count_macs(self, alive: np.ndarray, module: str = "") -> int:
+        """Multiply-accumulates left in a module and its parts."""
         total = 0
-        for kind, first, second, output in self._products:
+        for path, kind, first, second, output in self._products:
+            if not is_within(path, module):
+                continue
             a, b = self._size(first, alive), self._size(second, alive)
             if kind == "matmul":
                 total += prod(a) * b[-1]
@@ -54,13 +57,13 @@ class CostModel:
         return total
 
 
-def _list_products(labelled: LabelledTrace) -> list[tuple[str, Labelled, Labelled, Labelled]]:
+def _list_products(labelled: LabelledTrace) -> list[tuple[str, str, Labelled, Labelled, Labelled]]:
     products = []
     for op in labelled.trace.operations:
         operands = [None if v is None else labelled.values[v.operation][v.output] for v in op.inputs]
         found = _product(op, operands)
         if found is not None:
-            products.append((*found, labelled.values[op.index][0]))
+            products.append((op.module, *found, labelled.values[op.index][0]))
     return products
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cleanai.errors import TraceError
+from cleanai.errors import CleanAIError, TraceError
 from cleanai.fields import Cut, IntArray, Labelled, Relation
 from cleanai.rules import Context, Count, apply_rule
 from cleanai.trace import Trace
@@ -112,13 +112,15 @@ class Coupling:
     """The groups of a traced model, what is frozen, and what predicts the shapes of a cut model.
 
     ``class_of`` maps every label to its class. ``modes`` says for a structure of split dimensions whether whole rows
-    ("outer": heads, groups) or parts of every row ("inner") are removed. ``manual`` are freezes decided later.
+    ("outer": heads, groups) or parts of every row ("inner") are removed. ``manual`` are freezes decided later, ``ties``
+    sizes that must stay equal (label arrays of which each loses equally many).
     """
 
     traces: list[LabelledTrace]
     context: Context
     modes: dict[int, Mode] = field(default_factory=dict)
     manual: list[tuple[IntArray, str]] = field(default_factory=list)
+    ties: list[list[IntArray]] = field(default_factory=list)
     groups: tuple[Group, ...] = ()
     frozen: tuple[Frozen, ...] = ()
     class_of: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -152,6 +154,9 @@ def couple_channels(trace: Trace, *more: Trace) -> Coupling:
     """
     context = Context()
     traces = [_label_trace(context, each) for each in (trace, *more)]
+    for each in (trace, *more):
+        if each.method == "real":
+            each.release()
     return solve_coupling(Coupling(traces, context))
 
 
@@ -167,9 +172,11 @@ def _label_trace(context: Context, trace: Trace) -> LabelledTrace:
             inputs = [None if v is None else _value_of(values, v.operation, v.output) for v in op.inputs]
             try:
                 outputs = apply_rule(context, op, inputs)
-            except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+            except CleanAIError:
+                raise
+            except Exception as error:  # a rule of the user's may raise anything
                 raise TraceError(f"the rule for {op.where} failed on shapes {op.shapes}: {error}") from error
-            if all(value is not None and value.is_weight for value in inputs) and op.kind != "Embedding":
+            if all(value is not None and value.is_weight for value in inputs) and not op.kind.startswith("Embedding"):
                 outputs = [replace(value, is_weight=True) for value in outputs]
             elif all(value is not None and value.is_input for value in inputs):
                 outputs = [replace(value, is_input=True) for value in outputs]
@@ -217,6 +224,21 @@ def link_classes(context: Context) -> IntArray:
     flat = np.concatenate([relation.flat.ravel() for relation in labels.relations])[order]
     same = everything[order][1:] == everything[order][:-1]
     return _components(labels.count, [*labels.unions, (flat[1:][same], flat[:-1][same])])
+
+
+def _unite_views(relations: Sequence[Relation], base: IntArray) -> list[tuple[IntArray, IntArray]]:
+    """Unions of the axes of dimensions that are one and are split alike: a product has only these factors."""
+    first: dict[tuple[Any, ...], Relation] = {}
+    found = []
+    for relation in relations:
+        sizes = tuple(size for size in relation.flat.shape if size > 1)
+        other = first.setdefault((base[relation.flat].tobytes(), sizes, len(relation.levels)), relation)
+        for ours, theirs in zip(relation.levels, other.levels, strict=True) if other is not relation else ():
+            sides = [
+                np.broadcast_to(level, seen.flat.shape).ravel() for level, seen in ((ours, relation), (theirs, other))
+            ]
+            found.append((sides[0], sides[1]))
+    return found
 
 
 class _Axes:
@@ -355,7 +377,11 @@ def solve_coupling(coupling: Coupling) -> Coupling:
     pairs = list(labels.unions)
     active: list[int | None] = []
     if labels.relations:
-        base = _components(labels.count, labels.unions)
+        base = _components(labels.count, pairs)
+        alike = _unite_views(labels.relations, base)
+        if alike:
+            pairs += alike
+            base = _components(labels.count, pairs)
         freezes = _carry_freezes(labels.relations, base, freezes)
         axes = _Axes(labels.relations, base, _mask_of(labels.count, base, [f for f, _ in freezes]))
         active = _active_levels(labels.relations, axes, coupling.modes)
@@ -373,7 +399,9 @@ def solve_coupling(coupling: Coupling) -> Coupling:
     reasons, reason_of = _freeze_reasons(count, class_of, freezes)
     constraints = [
         (constraint, _count_rows(constraint))
-        for constraint in _row_constraints(labels.relations, active, labels.list_cuts(), class_of)
+        for constraint in _row_constraints(
+            labels.relations, active, [*labels.list_cuts(), *map(_as_cut, coupling.ties)], class_of
+        )
     ]
     _freeze_unbalanced(constraints, reasons, reason_of)
     coupling.class_of = class_of
@@ -385,6 +413,12 @@ def solve_coupling(coupling: Coupling) -> Coupling:
     coupling.groups = _Grouping(context, class_of, reason_of < 0, rows).build(kinds)
     coupling.frozen = _list_frozen(context, class_of, reasons, reason_of)
     return coupling
+
+
+def _as_cut(tie: Sequence[IntArray]) -> Cut:
+    """Sizes that must stay equal, as the pieces of one dimension."""
+    rows = np.repeat(np.arange(len(tie)), [labels.size for labels in tie])
+    return Cut(np.concatenate([labels.ravel() for labels in tie]), rows, 0)
 
 
 def _row_levels(relations: Sequence[Relation], active: Sequence[int | None]) -> list[IntArray]:

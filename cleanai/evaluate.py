@@ -341,6 +341,7 @@ def _prepare_for_counting(model: nn.Module) -> None:
     torch's own hooks stay: weight_norm, spectral_norm and prune compute the weights in one.
     """
     model.eval()
+    model.requires_grad_(False)  # the counter hooks what needs gradients, which fails for a parameter given as an input
     for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in list(hooks.items()):

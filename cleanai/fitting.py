@@ -9,25 +9,34 @@ where that does not help either, the channels concerned are frozen and named.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from cleanai.coupling import Coupling, LabelledTrace, couple_channels, link_classes, solve_coupling
+from cleanai.coupling import Coupling, solve_coupling
 from cleanai.errors import PlanError
-from cleanai.fields import IntArray, Labelled, Shape
-from cleanai.layers import group_attributes
+from cleanai.fields import IntArray, Labelled
+from cleanai.inputs import call_model, map_tensors, output_tensors
+from cleanai.isolation import seed_random_state, shadow_model
+from cleanai.layers import group_attributes, prepare_layers
 from cleanai.plan import AttributeChange, GroupCut, Plan, TensorCut
+from cleanai.prediction import Mismatch, alive_classes, compare_in_step, compare_traces
 from cleanai.slicing import slice_model
-from cleanai.trace import ForwardFailed, ForwardFunction, Operation, Trace, trace_model
+from cleanai.trace import ForwardFailed, ForwardFunction, trace_model
+
+Choice = Mapping[int, Sequence[int] | IntArray]
+"""Units to remove: {group index: unit indices}."""
+_Hypothesis = tuple[tuple[str, int | None, int], ...]
+_RuleKey = tuple[str, str, int | None]
 
 _MOST_HYPOTHESES = 40
-_MOST_ROUNDS = 400
-# Saved numbers that a smaller size may change; every other one must stay as it was.
-_SIZE_NUMBERS = ("size", "stride", "shape", "group", "start", "end", "split", "numel", "_C", "_N", "_HxW", "max_")
+_MOST_STEPS = 6
+_MOST_TRIES = 150
 
 
 @dataclass(frozen=True)
@@ -39,25 +48,6 @@ class AttributeRule:
     index: int | None
     old: int
     labels: IntArray = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """Where a tried cut went another way than predicted."""
-
-    module: str
-    message: str
-    operation: int | None = None
-    trace: int = 0
-    other_path: bool = False
-
-
-def alive_classes(coupling: Coupling, dropped: Mapping[int, Sequence[int] | IntArray]) -> np.ndarray:
-    """Which label classes are left when some units of some groups ({group index: units}) go."""
-    alive = np.ones(int(coupling.class_of.max(initial=0)) + 1, bool)
-    for index, units in dropped.items():
-        alive[coupling.groups[index].classes[np.asarray(units, dtype=np.int64)]] = False
-    return alive
 
 
 def make_plan(
@@ -113,153 +103,6 @@ def make_plan(
     )
 
 
-# ------------------------------------------------------------------------------------------------------- predicting
-
-
-def predict_shape(coupling: Coupling, value: Labelled, alive: np.ndarray) -> Shape:
-    """The shape of a labelled tensor after a cut; a cut that leaves it ragged is an error."""
-    shape = list(value.shape)
-    for axis, labels in value.fields.items():
-        counts = alive[coupling.class_of[labels]].sum(axis=axis)
-        if counts.size > 1 and counts.min() != counts.max():
-            raise PlanError(
-                f"the cut keeps between {counts.min()} and {counts.max()} channels of rows that must be equal"
-            )
-        shape[axis] = int(counts.flat[0])
-    return tuple(shape)
-
-
-def _compare_traces(coupling: Coupling, labelled: LabelledTrace, trace: Trace, alive: np.ndarray) -> Mismatch | None:
-    """The first operation of a cut model that is not what the labels predict."""
-    mismatch = _compare_in_step(coupling, labelled, trace, alive)
-    if mismatch is None or not mismatch.other_path:
-        return mismatch
-    # A size of 1 may spare a copy, and a copy spared may choose another kernel: compare what it all amounts to.
-    problem = _compare_coupling(coupling, labelled, trace, alive)
-    return None if problem is None else Mismatch(mismatch.module, f"{mismatch.message}; {problem}", mismatch.operation)
-
-
-def _compare_in_step(
-    coupling: Coupling, labelled: LabelledTrace, trace: Trace, alive: np.ndarray, complete: bool = True
-) -> Mismatch | None:
-    """Operation by operation, where both models take the same path; ``complete`` unless the trace broke off."""
-    expected = labelled.trace.operations
-    for op, new in zip(expected, trace.operations, strict=False):
-        if op.kind != new.kind or len(op.inputs) != len(new.inputs):
-            message = f"{op.where}: the forward took another path ({new.kind})"
-            return Mismatch(op.module, message, op.index, other_path=True)
-        problem = _compare_operation(coupling, labelled, op, new, alive)
-        if problem:
-            return Mismatch(op.module, f"{op.where}: {problem}", op.index)
-    if complete and len(expected) != len(trace.operations):
-        message = f"the forward took another path ({len(trace.operations)} operations, not {len(expected)})"
-        return Mismatch("", message, other_path=True)
-    return None
-
-
-# Operations whose saved numbers say what is computed, whichever kernels compute it.
-_ARITHMETIC = (
-    "Mul",
-    "Div",
-    "Pow",
-    "Softmax",
-    "ScaledDot",
-    "NativeLayerNorm",
-    "NativeBatchNorm",
-    "NativeGroupNorm",
-    "Clamp",
-)
-
-
-def _compare_coupling(coupling: Coupling, labelled: LabelledTrace, trace: Trace, alive: np.ndarray) -> str | None:
-    """Whether the cut model couples what is left exactly as the original did, with the same numbers and outputs."""
-    for value, new in zip(labelled.trace.outputs, trace.outputs, strict=False):
-        predicted = predict_shape(coupling, labelled.values[value.operation][value.output], alive)
-        if predicted != new.shape:
-            return f"an output has the shape {new.shape}, {predicted} was expected"
-    if len(labelled.trace.outputs) != len(trace.outputs) or _list_numbers(labelled.trace) != _list_numbers(trace):
-        return "it computes with other numbers"
-    after = couple_channels(trace)
-    before = link_classes(coupling.context)
-    later = link_classes(after.context)
-    pairs = []
-    for name, value in after.context.states.items():
-        original = coupling.context.states.get(name)
-        if original is None:
-            return f"it uses {name}, which it did not before"
-        for axis, labels in value.fields.items():
-            old = original.fields[axis].ravel()
-            old = old[alive[coupling.class_of[old]]]
-            if len(old) != labels.size:
-                return f"{name} has {labels.size} indices in dimension {axis}, {len(old)} were expected"
-            pairs.append(np.stack([before[old], later[labels.ravel()]]))
-    linked = np.unique(np.concatenate(pairs, axis=1), axis=1) if pairs else np.zeros((2, 0), np.int64)
-    one_to_one = len(np.unique(linked[0])) == len(np.unique(linked[1])) == linked.shape[1]
-    return None if one_to_one else "it connects other channels than before"
-
-
-def _list_numbers(trace: Trace) -> list[str]:
-    found = []
-    for op in trace.operations:
-        if op.kind.startswith(_ARITHMETIC):
-            numbers = {k: v for k, v in op.numbers().items() if not any(part in k for part in _SIZE_NUMBERS)}
-            found.append(f"{op.kind} {sorted(numbers.items(), key=str)}")
-    return sorted(found)
-
-
-def _compare_operation(
-    coupling: Coupling, labelled: LabelledTrace, op: Operation, new: Operation, alive: np.ndarray
-) -> str | None:
-    values = labelled.values[op.index]
-    if op.state is not None or op.kind == "Input":
-        return None
-    for value, shape in zip(values, new.shapes, strict=False):
-        predicted = predict_shape(coupling, value, alive)
-        if predicted != shape and (value.fields or value.shape != shape):
-            return f"its result has the shape {shape}, {predicted} was expected"
-    if op.kind == "Slice":
-        return _compare_slice(coupling, labelled, op, new, alive)
-    counts = labelled.counts.get(op.index, [])
-    for count in counts:
-        wanted = count.value if count.labels is None else int(alive[coupling.class_of[count.labels]].sum())
-        saved = new.saved(count.argument)
-        number = saved if count.index is None else new.saved_ints(count.argument)[count.index]
-        if number != wanted:
-            return f"its argument {count.argument} is {number}, {wanted} was expected"
-    return _compare_numbers(op, new, {f"_saved_{count.argument}" for count in counts})
-
-
-def _compare_numbers(op: Operation, new: Operation, followed: Collection[str]) -> str | None:
-    before, after = op.numbers(), new.numbers()
-    for name, value in before.items():
-        if name in followed or any(part in name for part in _SIZE_NUMBERS):
-            continue
-        if after.get(name) != value:
-            return f"its argument {name.removeprefix('_saved_')} changed from {value} to {after.get(name)}"
-    return None
-
-
-def _compare_slice(
-    coupling: Coupling, labelled: LabelledTrace, op: Operation, new: Operation, alive: np.ndarray
-) -> str | None:
-    source = op.inputs[0]
-    if source is None:
-        return None
-    value = labelled.values[source.operation][source.output]
-    dim = op.saved_int("dim") % len(value.shape)
-    if dim not in value.fields or op.saved_int("step") != 1:
-        return None
-    counts = np.moveaxis(alive[coupling.class_of[value.fields[dim]]], dim, -1)
-    row = counts.reshape(-1, counts.shape[-1])[0]
-    size = len(row)
-    start = op.saved_int("start") if op.saved("start") is not None else 0
-    new_start = new.saved_int("start") if new.saved("start") is not None else 0
-    start, new_start = start + (size if start < 0 else 0), new_start + (int(row.sum()) if new_start < 0 else 0)
-    if new_start != int(row[:start].sum()):
-        return f"it starts at {new_start}, {int(row[:start].sum())} was expected"
-    return None
-
-
 # ------------------------------------------------------------------------------------------------------------ trying
 
 
@@ -272,234 +115,441 @@ class Fitting:
     coupling: Coupling
     forward_fn: ForwardFunction | None = None
     output_transform: Callable[[Any], Any] | None = None
-    rules: tuple[AttributeRule, ...] = ()
-    _choice: dict[str, int] = field(default_factory=dict)
+    _needed: dict[_RuleKey, AttributeRule] = field(default_factory=dict)
+    _courtesy: dict[_RuleKey, AttributeRule] = field(default_factory=dict)
+    _confirmed: set[_RuleKey] = field(default_factory=set)
     _paths: dict[str, nn.Module] = field(default_factory=dict)
+    _sizes: tuple[IntArray, dict[str, list[tuple[int, IntArray]]]] | None = None
+    _tries: int = 0
 
     def __post_init__(self) -> None:
         self._paths = dict(self.model.named_modules())
 
-    def try_cut(self, dropped: Mapping[int, Sequence[int] | IntArray]) -> Mismatch | None:
+    @property
+    def rules(self) -> tuple[AttributeRule, ...]:
+        """The attributes that follow a cut: those of torch's own layers, and those that were found."""
+        return tuple(self._all_rules({}).values())
+
+    def _all_rules(self, trial: Mapping[_RuleKey, AttributeRule]) -> dict[_RuleKey, AttributeRule]:
+        return {**self._own_rules(), **self._courtesy, **self._needed, **trial}
+
+    def try_cut(self, dropped: Choice, rules: Sequence[AttributeRule] | None = None) -> Mismatch | None:
         """What goes wrong when some units of some groups are removed from a stand-in; None if nothing does."""
+        self._tries += 1
         alive = alive_classes(self.coupling, dropped)
-        plan = make_plan(self.coupling, dropped, self.rules)
+        plan = make_plan(self.coupling, dropped, self.rules if rules is None else rules)
         for number, labelled in enumerate(self.coupling.traces):
             if labelled.trace.failure:
                 continue
             try:
                 trace = trace_model(
                     self.model,
-                    self.example_inputs,
+                    self.example_inputs if labelled.trace.inputs is None else labelled.trace.inputs,
                     forward_fn=self.forward_fn,
                     output_transform=self.output_transform,
                     training=labelled.trace.training,
-                    change=lambda stand_in: slice_model(stand_in, plan),
+                    change=_then_slice(labelled.trace.change, plan),
                     method=labelled.trace.method,
                 )
+                mismatch = compare_traces(self.coupling, labelled, trace, alive)
             except ForwardFailed as error:
                 # What went wrong first may be further up than where the forward noticed.
-                earlier = _compare_in_step(self.coupling, labelled, error.trace, alive, complete=False)
-                if earlier is not None and not earlier.other_path:
-                    return Mismatch(earlier.module, f"{earlier.message}; then {error}", earlier.operation, number)
-                return Mismatch(error.module, str(error), None, number)
-            mismatch = _compare_traces(self.coupling, labelled, trace, alive)
+                mismatch = compare_in_step(self.coupling, labelled, error.trace, alive, complete=False)
+                if mismatch is not None and not mismatch.other_path:
+                    mismatch = replace(mismatch, message=f"{mismatch.message}; then {error}")
+                else:
+                    mismatch = Mismatch(error.module, str(error), len(error.trace))
+            except PlanError as error:
+                mismatch = Mismatch("", str(error), 0)
             if mismatch is not None:
-                return Mismatch(mismatch.module, mismatch.message, mismatch.operation, number)
+                return replace(mismatch, trace=number)
         return None
 
-    def fit(self, choose: Callable[[Coupling], Mapping[int, Sequence[int] | IntArray]]) -> None:
+    def fit(self, choose: Callable[[Coupling], Choice]) -> None:
         """Finds the attributes that must follow and freezes what cannot, until the chosen cut goes as predicted.
 
-        ``choose`` picks units of the current coupling; it is asked again whenever the groups have changed.
+        First everything is cut at once. Where that fails, the groups that have one role in a model's repeated blocks
+        are cut role by role, which tells apart what each of them needs; then all together again. ``choose`` picks units
+        of the current coupling; it is asked again whenever the groups have changed.
         """
-        for _ in range(_MOST_ROUNDS):
+        self._tries = 0
+        settled: set[str] = set()
+        mismatch = self._search(choose(self.coupling), eager=True)
+        while mismatch is not None:
             dropped = choose(self.coupling)
-            self.rules = self._known_rules(dropped)
-            mismatch = self.try_cut(dropped)
-            if mismatch is None:
-                return
-            self._respond(mismatch, dropped)
-        raise PlanError(f"no cut of this model could be followed: {mismatch.message if mismatch else ''}")
+            for role, members in self._roles(dropped).items():
+                if role in settled:
+                    continue
+                if not self._settle(members, choose):
+                    break  # the groups have changed
+                settled.add(role)
+            else:
+                mismatch = self.try_cut(dropped)
+                if mismatch is not None:
+                    self._freeze_together(dropped)
+        self._confirm_courtesy(choose(self.coupling))
 
-    # -------------------------------------------------------------------------------------------------- hypotheses
+    def _roles(self, dropped: Choice) -> dict[str, Choice]:
+        """The cut by role: groups of one kind that touch the same tensors of a model's repeated blocks."""
+        roles: dict[str, dict[int, Sequence[int] | IntArray]] = {}
+        for group in self.coupling.groups:
+            if len(dropped.get(group.index, ())):
+                parts = {(_place(member.parameter), member.dim) for member in group.members}
+                roles.setdefault(f"{group.kind} {sorted(parts)}", {})[group.index] = dropped[group.index]
+        return dict(roles)
 
-    def _known_rules(self, dropped: Mapping[int, Sequence[int] | IntArray]) -> tuple[AttributeRule, ...]:
-        """Rules of torch's own layers, rules already found, and the current hypothesis of each kind of module."""
-        sizes = self._sizes_by_module()
-        rules: dict[tuple[str, str, int | None], AttributeRule] = {}
-        for path, module in self._paths.items():
-            if path not in sizes:
+    def _settle(self, dropped: Choice, choose: Callable[[Coupling], Choice]) -> bool:
+        """Makes one role's cut go as predicted; False where that changed the groups."""
+        mismatch = self._search(dropped)
+        if mismatch is None:
+            return True
+        if (
+            mismatch is not _CHANGED
+            and not self._cut_inside(dropped)
+            and not self._tie_sizes(dropped, mismatch, choose)
+        ):
+            self._freeze_culprits(dropped, mismatch)
+        return False
+
+    # -------------------------------------------------------------------------------------------------- attributes
+
+    def _search(self, dropped: Choice, eager: bool = False) -> Mismatch | None:
+        """Looks for attributes that make a cut go as predicted, and remembers them; else what goes wrong.
+
+        ``eager`` tries only the likeliest attributes of each module.
+        """
+        found: dict[_RuleKey, AttributeRule] = {}
+        mismatch = self.try_cut(dropped)
+        for _ in range(_MOST_STEPS):
+            step = self._step(dropped, mismatch, found, eager) if mismatch is not None else None
+            if step is None:
+                break
+            found, mismatch = step
+        if mismatch is not None:
+            return mismatch
+        if eager:
+            self._courtesy.update(found)
+            return None
+        return self._learn(found, dropped)
+
+    def _step(
+        self, dropped: Choice, mismatch: Mismatch, found: dict[_RuleKey, AttributeRule], eager: bool
+    ) -> tuple[dict[_RuleKey, AttributeRule], Mismatch | None] | None:
+        """More attributes that follow, with which the cut gets further than it did; None where there are none."""
+        sizes = self._changed_sizes(dropped)
+        for path in _ancestors(mismatch.module):
+            module = self._paths.get(path)
+            # Of torch's own layers it is known what they keep (`group_attributes`); the fault is in who calls them.
+            if module is None or type(module).__module__.startswith("torch.nn."):
                 continue
-            kind = _kind_name(module)
-            wanted: tuple[tuple[str, int | None, int], ...] = tuple(
-                (name, None, 0) for name in group_attributes(module)
-            )
-            if kind in self._choice:
-                hypotheses = self._hypotheses(kind, sizes)
-                wanted = (*wanted, *hypotheses[self._choice[kind]])
-            options = _candidates(module, sizes[path])
-            for attribute, index, option in wanted:
-                found = options.get((attribute, index))
-                if found:
-                    old, labels = found[min(option, len(found) - 1)]
-                    rules[path, attribute, index] = AttributeRule(path, attribute, index, old, labels)
-        return tuple(rules.values())
+            best: tuple[dict[_RuleKey, AttributeRule], Mismatch] | None = None
+            for hypothesis in self._hypotheses(_place(path), sizes)[: 1 if eager else None]:
+                if self._tries > _MOST_TRIES:
+                    return None
+                trial = {**found, **self._instantiate(_place(path), hypothesis, sizes)}
+                result = self.try_cut(dropped, tuple(self._all_rules(trial).values()))
+                if result is None:
+                    return trial, None
+                if result.progress > (best[1] if best else mismatch).progress:
+                    best = trial, result
+            if best is not None:
+                return best
+        return None
+
+    def _learn(self, found: dict[_RuleKey, AttributeRule], dropped: Choice) -> Mismatch | None:
+        """Keeps rules for good: those the cut cannot do without, and the others where nothing else claims them.
+
+        Where two cuts each need the same attribute to follow, their sizes must stay equal.
+        """
+        needed = dict(found)
+        for attribute, index in dict.fromkeys((key[1], key[2]) for key in found):
+            fewer = {key: rule for key, rule in needed.items() if key[1:] != (attribute, index)}
+            if len(needed) > len(fewer) and self.try_cut(dropped, tuple(self._all_rules(fewer).values())) is None:
+                needed = fewer
+        alive = alive_classes(self.coupling, dropped)
+        clashes = []
+        for key, rule in needed.items():
+            known = self._needed.get(key)
+            if known is not None and alive[self.coupling.class_of[known.labels]].all():
+                clashes.append([known.labels, rule.labels])
+        if clashes:
+            self.coupling.ties.extend(clashes)
+            solve_coupling(self.coupling)
+            return _CHANGED
+        for key, rule in found.items():
+            if key not in needed:
+                self._courtesy.setdefault(key, rule)
+        self._needed.update(needed)
+        return None
+
+    def _confirm_courtesy(self, dropped: Choice) -> None:
+        """Drops attributes that follow though the cut goes without, unless they say a size and change no value.
+
+        A number of buckets that happens to equal a width must not follow it: nothing but the values would show.
+        """
+        more = {key: rule for key, rule in self._name_sizes(dropped).items() if key not in self._all_rules({})}
+        if more and self.try_cut(dropped, tuple(self._all_rules(more).values())) is None:
+            self._courtesy.update(more)
+        names = dict.fromkeys((key[1], key[2]) for key in self._courtesy if key not in self._confirmed)
+        spare = [name for name in names if self.try_cut(dropped, self._rules_without([name])) is None]
+        doubtful = [name for name in spare if not _SIZE_NAME.search(name[0])]
+        self._forget(doubtful)
+        spare = [name for name in spare if name not in doubtful]
+        if spare:
+            least = self._run(dropped, self._rules_without(spare))
+            if least is None or not _same(least, self._run(dropped, self.rules)):
+                one_by_one = [(name, [other for other in spare if other != name]) for name in spare]
+                self._forget(
+                    [
+                        name
+                        for name, others in one_by_one
+                        if least is None or not _same(least, self._run(dropped, self._rules_without(others)))
+                    ]
+                )
+        self._confirmed.update(self._courtesy)
+
+    def _name_sizes(self, dropped: Choice) -> dict[_RuleKey, AttributeRule]:
+        """Attributes that by their name and value say one of the sizes that a cut changes, whether used or not."""
+        alive = alive_classes(self.coupling, dropped)
+        rules = {}
+        for path, sizes in self._changed_sizes(dropped).items():
+            module = self._paths[path]
+            if type(module).__module__.startswith("torch.nn."):
+                continue
+            for (attribute, index), found in _candidates(module, sizes).items():
+                left = {int(alive[self.coupling.class_of[labels]].sum()) for _, labels in found}
+                if len(left) == 1 and _SIZE_NAME.search(attribute):
+                    rules[path, attribute, index] = AttributeRule(path, attribute, index, *found[0])
+        return rules
+
+    def _rules_without(self, names: Sequence[tuple[str, int | None]]) -> tuple[AttributeRule, ...]:
+        courtesy = {key: rule for key, rule in self._courtesy.items() if key[1:] not in names}
+        return tuple({**self._own_rules(), **courtesy, **self._needed}.values())
+
+    def _forget(self, names: Sequence[tuple[str, int | None]]) -> None:
+        self._courtesy = {key: rule for key, rule in self._courtesy.items() if key[1:] not in names}
+
+    def _run(self, dropped: Choice, rules: Sequence[AttributeRule]) -> list[Tensor] | None:
+        """What a stand-in returns after a cut; None where it cannot be run."""
+        plan = make_plan(self.coupling, dropped, rules)
+
+        def prepare(stand_in: nn.Module) -> None:
+            prepare_layers(stand_in)
+            stand_in.train(False)
+            slice_model(stand_in, plan)
+
+        try:
+            with shadow_model(self.model, "real", track_buffers=False, prepare=prepare), torch.no_grad():
+                seed_random_state(0)
+                output = call_model(self.model, map_tensors(Tensor.clone, self.example_inputs), self.forward_fn)
+                return [tensor for tensor in output_tensors(output) if tensor.device.type != "meta"] or None
+        except (RuntimeError, ValueError, TypeError, NotImplementedError):
+            return None
+
+    def _own_rules(self) -> dict[_RuleKey, AttributeRule]:
+        """What torch's own layers keep besides their weights."""
+        rules = {}
+        sizes = self._sizes_by_module()
+        for path, module in self._paths.items():
+            names = group_attributes(module) if path in sizes else ()
+            options = _candidates(module, sizes[path]) if names else {}
+            for (name, index), found in options.items():
+                if name in names:
+                    size, labels = found[0]
+                    rules[path, name, index] = AttributeRule(path, name, index, size, labels)
+        return rules
 
     def _sizes_by_module(self) -> dict[str, list[tuple[int, IntArray]]]:
-        """The labelled sizes that occur in each module's own operations, in order: [(size, labels along the axis)]."""
+        """The removable sizes a module's own operations meet, in order: [(size, labels along the axis)].
+
+        First those of their results and the numbers they are called with, then those of what flows in.
+        """
+        class_of = self.coupling.class_of
+        if self._sizes is not None and self._sizes[0] is class_of:
+            return self._sizes[1]
         sizes: dict[str, dict[bytes, tuple[int, IntArray]]] = {}
-        removable = np.zeros(int(self.coupling.class_of.max(initial=0)) + 1, bool)
+        removable = np.zeros(int(class_of.max(initial=0)) + 1, bool)
         for group in self.coupling.groups:
             removable[group.classes] = True
+
+        def note(module: str, entries: Iterable[tuple[int, IntArray]]) -> None:
+            known = sizes.setdefault(module, {})
+            for size, labels in entries:
+                classes = class_of[labels]
+                if removable[classes].any():
+                    known.setdefault(classes.tobytes(), (size, labels))
+
+        later: list[tuple[str, Labelled]] = []
         for labelled in self.coupling.traces:
+            values = labelled.values
             for op in labelled.trace.operations:
                 if op.state is not None or op.module not in self._paths:
                     continue
-                entry = sizes.setdefault(op.module, {})
-                for count in labelled.counts.get(op.index, []):
-                    if count.labels is not None:
-                        classes = self.coupling.class_of[count.labels]
-                        if removable[classes].any():
-                            entry.setdefault(classes.tobytes(), (count.value, count.labels))
-                for value in labelled.values[op.index]:
-                    for axis, labels in value.fields.items():
-                        row = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])[0]
-                        classes = self.coupling.class_of[row]
-                        if removable[classes].any():
-                            entry.setdefault(classes.tobytes(), (len(row), row))
-        return {module: list(entry.values()) for module, entry in sizes.items() if entry}
+                counts = labelled.counts.get(op.index, [])
+                note(op.module, [(count.value, count.labels) for count in counts if count.labels is not None])
+                note(op.module, itertools.chain.from_iterable(map(_row_sizes, values[op.index])))
+                later += [(op.module, values[v.operation][v.output]) for v in op.inputs if v is not None]
+            for path, call in labelled.trace.calls.items():
+                if call.source is not None:
+                    later.append((path, values[call.source.operation][call.source.output]))
+        for module, value in later:
+            note(module, _row_sizes(value))
+        found = {module: list(entry.values()) for module, entry in sizes.items() if entry}
+        self._sizes = (class_of, found)
+        return found
 
-    def _hypotheses(
-        self, kind: str, sizes: Mapping[str, list[tuple[int, IntArray]]]
-    ) -> list[tuple[tuple[str, int | None, int], ...]]:
-        """Sets of attributes of one kind of module that may follow, the likeliest first.
+    def _changed_sizes(self, dropped: Choice) -> dict[str, list[tuple[int, IntArray]]]:
+        """Those of them that a cut changes."""
+        alive = alive_classes(self.coupling, dropped)
+        changed = {}
+        for path, entries in self._sizes_by_module().items():
+            own = [(size, labels) for size, labels in entries if not alive[self.coupling.class_of[labels]].all()]
+            if own:
+                changed[path] = own
+        return changed
+
+    def _hypotheses(self, place: str, sizes: Mapping[str, list[tuple[int, IntArray]]]) -> list[_Hypothesis]:
+        """Sets of attributes that may follow in the modules at one place of the repeated blocks, the likeliest first.
 
         An entry is (attribute, index in a tuple or None, which of the sizes with that value it follows).
         """
         options: dict[tuple[str, int | None], int] = {}
         for path, module in self._paths.items():
-            if _kind_name(module) == kind and path in sizes:
+            if _place(path) == place and path in sizes:
                 for key, found in _candidates(module, sizes[path]).items():
                     options[key] = max(options.get(key, 0), len(found))
         keys = sorted(options, key=lambda key: (_plausibility(key[0]), key[0], key[1] or 0))
-        every = [tuple((*key, 0) for key in keys)]
+        every = [tuple((*key, 0) for key in keys)] if keys else []
         singles = [((*key, option),) for key in keys for option in range(options[key])]
-        pairs = itertools.combinations(singles, 2)
-        more = itertools.combinations(singles, 3)
-        ordered: Iterator[tuple[tuple[str, int | None, int], ...]] = itertools.chain(
-            [()],
-            every,
-            singles,
-            (
-                tuple(entry for single in combination for entry in single)
-                for combination in itertools.chain(pairs, more)
-            ),
-        )
-        unique = dict.fromkeys(ordered)
-        return list(itertools.islice(unique, _MOST_HYPOTHESES))
+        combined = itertools.chain(itertools.combinations(singles, 2), itertools.combinations(singles, 3))
+        more = (tuple(entry for single in combination for entry in single) for combination in combined)
+        return list(itertools.islice(dict.fromkeys(itertools.chain(every, singles, more)), _MOST_HYPOTHESES))
 
-    # ---------------------------------------------------------------------------------------------------- responses
+    def _instantiate(
+        self, place: str, hypothesis: _Hypothesis, sizes: Mapping[str, list[tuple[int, IntArray]]]
+    ) -> dict[_RuleKey, AttributeRule]:
+        """A hypothesis as rules for every module at its place."""
+        rules = {}
+        for path, module in self._paths.items():
+            options = _candidates(module, sizes[path]) if _place(path) == place and path in sizes else {}
+            for attribute, index, option in hypothesis:
+                found = options.get((attribute, index))
+                if found:
+                    size, labels = found[min(option, len(found) - 1)]
+                    rules[path, attribute, index] = AttributeRule(path, attribute, index, size, labels)
+        return rules
 
-    def _respond(self, mismatch: Mismatch, dropped: Mapping[int, Sequence[int] | IntArray]) -> None:
-        sizes = self._sizes_by_module()
-        for path in _ancestors(mismatch.module):
-            module = self._paths.get(path)
-            if module is None or path not in sizes:
-                continue
-            kind = _kind_name(module)
-            choice = self._choice.get(kind, 0) + 1
-            if choice < len(self._hypotheses(kind, sizes)):
-                self._choice[kind] = choice
-                return
-            self._choice.pop(kind, None)
-            if self._remove_inside(kind) or self._freeze_in(kind, mismatch, dropped):
-                return
-        if not self._freeze_at(mismatch, dropped):
-            raise PlanError(f"a cut of this model cannot be followed: {mismatch.message}")
+    # ------------------------------------------------------------------------------------------- what cannot follow
 
-    def _remove_inside(self, kind: str) -> bool:
-        """Removes parts of every row instead of whole rows (head dimensions instead of heads) in a kind of module."""
-        labels = self.coupling.context.labels
+    def _cut_inside(self, dropped: Choice) -> bool:
+        """Removes parts of every row instead of whole rows (head dimensions, not heads) in the groups of a cut."""
+        coupling = self.coupling
+        touched = np.zeros(int(coupling.class_of.max()) + 1, bool)
+        for index in dropped:
+            touched[coupling.groups[index].classes] = True
         changed = False
-        for number, relation in enumerate(labels.relations):
-            if kind not in self._kinds_at(relation.operation):
+        for number, relation in enumerate(coupling.context.labels.relations):
+            structure = coupling.structure_of.get(number)
+            if structure is None or coupling.modes.get(structure) == "inner":
                 continue
-            structure = self.coupling.structure_of.get(number)
-            if structure is not None and self.coupling.modes.get(structure) != "inner":
-                self.coupling.modes[structure] = "inner"
+            if touched[coupling.class_of[relation.flat]].any():
+                coupling.modes[structure] = "inner"
                 changed = True
         if changed:
-            solve_coupling(self.coupling)
+            solve_coupling(coupling)
         return changed
 
-    def _kinds_at(self, operation: int) -> set[str]:
-        found = set()
-        for labelled in self.coupling.traces:
-            if operation < len(labelled.trace.operations):
-                module = self._paths.get(labelled.trace.operations[operation].module)
-                if module is not None:
-                    found.add(_kind_name(module))
-        return found
+    def _tie_sizes(self, dropped: Choice, mismatch: Mismatch, choose: Callable[[Coupling], Choice]) -> bool:
+        """Sizes that code takes for one (the width of a block and that of the attention inside it) shrink alike."""
+        coupling = self.coupling
+        alive = alive_classes(coupling, dropped)
+        before = list(coupling.ties)
+        for path in _ancestors(mismatch.module):
+            ties = []
+            for other, entries in self._sizes_by_module().items():
+                if _place(other) == _place(path):
+                    ties += self._list_ties(entries, alive)
+            if not ties:
+                continue
+            coupling.ties = [*before, *ties]
+            solve_coupling(coupling)
+            touched = np.unique(coupling.class_of[np.concatenate([labels for tie in ties for labels in tie])])
+            choice = choose(coupling)
+            merged = {g.index: choice.get(g.index, ()) for g in coupling.groups if np.isin(g.classes, touched).any()}
+            merged = {index: units for index, units in merged.items() if len(units)}
+            if merged and self._search(merged) is None:
+                return True
+            coupling.ties = before
+            solve_coupling(coupling)
+        return False
 
-    def _freeze_in(self, kind: str, mismatch: Mismatch, dropped: Mapping[int, Sequence[int] | IntArray]) -> bool:
-        """Freezes what changes size in a kind of module: first what it splits or cuts, then everything."""
-        labels = self.coupling.context.labels
-        relations = [r.flat for r in labels.relations if kind in self._kinds_at(r.operation)]
-        cuts = [c.labels for c in labels.list_cuts() if kind in self._kinds_at(c.operation)]
-        if self._freeze_labels([*relations, *cuts], dropped, mismatch.message):
-            return True
-        values = [
-            field_labels
-            for labelled in self.coupling.traces
-            for op in labelled.trace.operations
-            if op.module in self._paths and op.state is None and _kind_name(self._paths[op.module]) == kind
-            for value in labelled.values[op.index]
-            for field_labels in value.fields.values()
-        ]
-        return self._freeze_labels(values, dropped, mismatch.message)
+    def _list_ties(self, entries: Sequence[tuple[int, IntArray]], alive: np.ndarray) -> list[list[IntArray]]:
+        """Of one module: each size that a cut changes, with the sizes of the same number that it does not."""
+        ties = []
+        intact = [alive[self.coupling.class_of[labels]].all() for _, labels in entries]
+        for (_, labels), whole in zip(entries, intact, strict=True):
+            alike = [
+                other
+                for (_, other), kept in zip(entries, intact, strict=True)
+                if kept and len(other) == len(labels) and not self._are_tied([labels, other])
+            ]
+            if not whole and alike:
+                ties.append([labels, *alike])
+        return ties
 
-    def _freeze_at(self, mismatch: Mismatch, dropped: Mapping[int, Sequence[int] | IntArray]) -> bool:
-        if mismatch.operation is None:
-            return self._freeze_culprits([group.index for group in self.coupling.groups], dropped, mismatch.message)
-        labelled = self.coupling.traces[mismatch.trace]
-        op = labelled.trace.operations[mismatch.operation]
-        values = list(labelled.values[op.index])
-        values += [labelled.values[v.operation][v.output] for v in op.inputs if v is not None]
-        return self._freeze_labels([f for v in values for f in v.fields.values()], dropped, mismatch.message)
+    def _are_tied(self, arrays: Sequence[IntArray]) -> bool:
+        wanted = {labels.tobytes() for labels in arrays}
+        return any(wanted <= {labels.tobytes() for labels in tie} for tie in self.coupling.ties)
 
-    def _freeze_labels(
-        self, labels: Sequence[IntArray], dropped: Mapping[int, Sequence[int] | IntArray], message: str
-    ) -> bool:
-        if not labels:
-            return False
-        classes = np.unique(self.coupling.class_of[np.concatenate([array.ravel() for array in labels])])
-        touched = np.zeros(int(self.coupling.class_of.max()) + 1, bool)
-        touched[classes] = True
-        return self._freeze_culprits(
-            [g.index for g in self.coupling.groups if touched[g.classes].any()], dropped, message
-        )
+    def _freeze_culprits(self, dropped: Choice, mismatch: Mismatch) -> None:
+        """Freezes those groups of a cut that fail alone; all of them where only their combination does."""
+        guilty = {index: self.try_cut({index: units}) for index, units in dropped.items()} if len(dropped) > 1 else {}
+        alone = {index: found.message for index, found in guilty.items() if found is not None}
+        self._freeze_groups(alone or dict.fromkeys(dropped, mismatch.message))
 
-    def _freeze_culprits(
-        self, indices: Sequence[int], dropped: Mapping[int, Sequence[int] | IntArray], message: str
-    ) -> bool:
-        """Freezes those of some groups whose cut fails on its own; all of them where only their combination fails."""
-        suspects = [index for index in indices if len(dropped.get(index, ()))]
-        guilty = {index: self.try_cut({index: dropped[index]}) for index in suspects} if len(suspects) > 1 else {}
-        alone = {index: mismatch.message for index, mismatch in guilty.items() if mismatch is not None}
-        return self._freeze_groups(alone or dict.fromkeys(suspects, message))
+    def _freeze_together(self, dropped: Choice) -> None:
+        """Every role goes alone but not all together: those that do not go with the ones before them are frozen."""
+        together: dict[int, Sequence[int] | IntArray] = {}
+        messages: dict[int, str] = {}
+        for members in self._roles(dropped).values():
+            mismatch = self.try_cut({**together, **members})
+            if mismatch is None:
+                together.update(members)
+            else:
+                messages.update(dict.fromkeys(members, mismatch.message))
+        self._freeze_groups(messages)
 
-    def _freeze_groups(self, messages: Mapping[int, str]) -> bool:
+    def _freeze_groups(self, messages: Mapping[int, str]) -> None:
         for index, message in messages.items():
             self.coupling.freeze_group(
                 self.coupling.groups[index], f"the forward does not follow a cut of it: {message}"
             )
-        if messages:
-            solve_coupling(self.coupling)
-        return bool(messages)
+        if not messages:
+            raise PlanError("no cut of this model could be followed")
+        solve_coupling(self.coupling)
 
 
-def _kind_name(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+_CHANGED = Mismatch("", "the groups have changed", 0)
+
+
+def _then_slice(change: Callable[[nn.Module], object] | None, plan: Plan) -> Callable[[nn.Module], object]:
+    def both(stand_in: nn.Module) -> None:
+        if change is not None:
+            change(stand_in)
+        slice_model(stand_in, plan)
+
+    return both
+
+
+def _row_sizes(value: Labelled) -> Iterator[tuple[int, IntArray]]:
+    """The sizes of a tensor's labelled dimensions, with the labels of their first row."""
+    for axis, labels in value.fields.items():
+        yield labels.shape[axis], np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])[0]
+
+
+def _place(path: str) -> str:
+    """A path without its numbers: the same for what repeats from block to block."""
+    return re.sub(r"\d+", "#", path)
 
 
 def _ancestors(path: str) -> Iterator[str]:
@@ -509,6 +559,17 @@ def _ancestors(path: str) -> Iterator[str]:
         yield path
 
 
+def _same(first: Sequence[Tensor], second: Sequence[Tensor] | None) -> bool:
+    if second is None or len(first) != len(second):
+        return False
+    pairs = zip(first, second, strict=True)
+    return all(a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
+
+
+# What says a size of channels or heads, and nothing else: no number of buckets, no size of a window.
+_SIZE_NAME = re.compile(
+    r"(^|_)(heads?|dims?|width|channels?|features?|planes|hidden|embed|inner)(_|$)|(hidden|head|embed|all_head|split)_size"
+)
 _LIKELY = ("head", "group", "dim", "size", "channel", "feature", "width", "embed", "planes", "hidden", "num_", "n_")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -77,6 +77,18 @@ def output_tensors(output: Any) -> list[Tensor]:
         [(1,), (2, 2)]
     """
     return list(_iterate_tensors(output))
+
+
+def first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The first floating-point tensor among the arguments of a call, or None.
+
+    Example:
+        >>> import torch
+        >>> first_tensor((torch.tensor([1]), None), {"x": torch.ones(2), "y": torch.ones(3)})
+        tensor([1., 1.])
+    """
+    values = (*args, *kwargs.values())
+    return next((value for value in values if isinstance(value, Tensor) and value.is_floating_point()), None)
 
 
 def batch_to_inputs(batch: Any) -> tuple[Any, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator
+import weakref
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,71 +15,178 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from cleanai.errors import InputError
+from cleanai.inputs import output_tensors
 
 _CONTAINERS = (dict, list, set)
+_OF_MODULES = ("_parameters", "_buffers", "_modules")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a module keeps a tensor: as a "parameter", a "buffer", a plain "attribute", or an "item" of one.
+
+    ``key`` is the place in a list, tuple or dict that the module keeps as ``attribute``.
+    """
+
+    module: nn.Module
+    attribute: str
+    kind: str
+    key: Any = None
+
+    def put(self, tensor: Tensor) -> None:
+        """Puts a tensor there, past `nn.Module.__setattr__` (which would move plain attributes)."""
+        module = self.module
+        stores: dict[str, Any] = {
+            "parameter": module._parameters,
+            "buffer": module._buffers,
+            "attribute": module.__dict__,
+        }
+        if self.kind == "item":
+            box = module.__dict__[self.attribute]
+            if isinstance(box, tuple):
+                module.__dict__[self.attribute] = (*box[: self.key], tensor, *box[self.key + 1 :])
+            else:
+                box[self.key] = tensor
+        else:
+            stores[self.kind][self.attribute] = tensor
+
+    def get(self) -> Any:
+        """What is there now; None where nothing is."""
+        if self.kind == "item":
+            box = self.module.__dict__.get(self.attribute, ())
+            return box.get(self.key) if isinstance(box, dict) else box[self.key] if self.key < len(box) else None
+        return getattr(self.module, self.attribute, None)
 
 
 @dataclass(frozen=True)
 class StateTensor:
-    """One tensor a model owns and every place that holds it.
+    """One tensor a model owns and every place that holds it; tied weights have several.
 
-    ``places`` lists (module, attribute, kind); tied weights have several. ``kind`` is "parameter", "buffer", or
-    "attribute" for a tensor kept as a plain attribute of a module.
+    Only the model keeps the tensor alive: what is known of a large model must not hold on to weights it has replaced.
     """
 
     name: str
-    tensor: Tensor
-    places: tuple[tuple[nn.Module, str, str], ...] = field(repr=False)
+    reference: weakref.ref[Tensor] = field(repr=False)
+    places: tuple[Place, ...] = field(repr=False)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The tensor itself.
+
+        Raises:
+            ReferenceError: it has been replaced in the model and is gone.
+        """
+        tensor = self.reference()
+        if tensor is None:
+            raise ReferenceError(f"{self.name} has been replaced in the model since it was listed")
+        return tensor
+
+    @property
+    def kind(self) -> str:
+        """How the model keeps it (see `Place`)."""
+        return self.places[0].kind
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether it is a parameter."""
+        return self.kind == "parameter"
 
     @property
     def is_statistic(self) -> bool:
         """Whether this is a normalisation layer's running statistic, which autograd refuses to differentiate."""
-        module, attribute, kind = self.places[0]
-        return kind == "buffer" and attribute in ("running_mean", "running_var") and hasattr(module, "momentum")
+        place = self.places[0]
+        return (
+            place.kind == "buffer"
+            and place.attribute in ("running_mean", "running_var")
+            and hasattr(place.module, "momentum")
+        )
 
 
 def list_state(model: nn.Module) -> list[StateTensor]:
-    """Every tensor of a model (parameters, buffers, plain attributes), tied ones once, under the first name."""
-    found: dict[int, tuple[str, Tensor, list[tuple[nn.Module, str, str]]]] = {}
+    """Every tensor of a model, tied ones once, under the first name.
+
+    Parameters, buffers, plain attributes, and what attributes that are lists, tuples or dicts hold (caches).
+    """
+    found: dict[int, tuple[str, Tensor, list[Place]]] = {}
     for path, module in model.named_modules():
-        stores = (("parameter", module._parameters), ("buffer", module._buffers), ("attribute", module.__dict__))
-        for kind, store in stores:
-            for attribute, tensor in store.items():
-                if not isinstance(tensor, Tensor):
-                    continue
-                if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
-                    raise InputError(
-                        f"{path or 'the model'}.{attribute} is not initialised yet (a lazy layer): "
-                        "run the model once on real inputs, then prune it."
-                    )
-                name = f"{path}.{attribute}" if path else attribute
-                found.setdefault(id(tensor), (name, tensor, []))[2].append((module, attribute, kind))
-    return [StateTensor(name, tensor, tuple(places)) for name, tensor, places in found.values()]
+        for name, tensor, place in _list_places(module):
+            name = f"{path}.{name}" if path else name
+            if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+                raise InputError(
+                    f"{name} is not initialised yet (a lazy layer): run the model once on real inputs, then prune it."
+                )
+            found.setdefault(id(tensor), (name, tensor, []))[2].append(place)
+    return [StateTensor(name, weakref.ref(tensor), tuple(places)) for name, tensor, places in found.values()]
 
 
-def store_tensor(module: nn.Module, attribute: str, kind: str, tensor: Tensor) -> None:
-    """Puts a tensor where a module keeps it, past `nn.Module.__setattr__` (which would move plain attributes)."""
-    stores: dict[str, Any] = {
-        "parameter": module._parameters,
-        "buffer": module._buffers,
-        "attribute": module.__dict__,
-    }
-    stores[kind][attribute] = tensor
+def _list_places(module: nn.Module) -> Iterator[tuple[str, Tensor, Place]]:
+    stores = (("parameter", module._parameters), ("buffer", module._buffers), ("attribute", module.__dict__))
+    for kind, store in stores:
+        for attribute, value in store.items():
+            if isinstance(value, Tensor):
+                yield attribute, value, Place(module, attribute, kind)
+    for attribute, value in module.__dict__.items():
+        if attribute in _OF_MODULES or type(value) not in (list, tuple, dict):
+            continue
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(item, Tensor):
+                yield f"{attribute}[{key}]", item, Place(module, attribute, "item", key)
 
 
-class _Snapshot:
+def drop_caches(model: nn.Module) -> None:
+    """Removes the tensors that modules keep in dicts by device or by size; where they are missing they are made anew.
+
+    What was cached before weights change (attention biases gathered once, rotary tables) would not follow.
+    """
+    for module in model.modules():
+        for attribute, box in module.__dict__.items():
+            if attribute not in _OF_MODULES and type(box) is dict:
+                for key in [key for key, value in box.items() if _is_cache_key(key) and output_tensors(value)]:
+                    del box[key]
+
+
+def _is_cache_key(key: Any) -> bool:
+    if isinstance(key, str):
+        try:
+            torch.device(key)
+        except RuntimeError:
+            return False
+        return True
+    return isinstance(key, (torch.device, torch.dtype, int, tuple))
+
+
+class Snapshot:
     """What a model's modules hold: classes, attributes, and the contents of their dicts, lists and sets."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.modules = []
+        self._modules = {}
         for module in model.modules():
             held = dict(module.__dict__)
             contents = [(box, box.copy()) for box in held.values() if isinstance(box, _CONTAINERS)]
-            self.modules.append((module, type(module), held, contents))
-        self.parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+            self._modules[id(module)] = (module, type(module), held, contents)
+        self._parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+        self._released: list[tuple[StateTensor, Callable[[], Tensor]]] = []
+
+    def release(self, state: StateTensor, rebuild: Callable[[], Tensor]) -> None:
+        """Lets go of a tensor, so that its memory is free once it is replaced.
+
+        `restore` puts the same object back where somebody else still holds it, and otherwise what ``rebuild`` gives.
+        """
+        tensor = state.tensor
+        self._parameters = [entry for entry in self._parameters if entry[0] is not tensor]
+        for place in state.places:
+            _, _, held, contents = self._modules[id(place.module)]
+            if place.kind == "attribute":
+                held[place.attribute] = None
+            for _, content in contents:
+                for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+                    if value is tensor:
+                        content[key] = None  # keeps its place in the order
+        self._released.append((state, rebuild))
 
     def restore(self) -> None:
-        for module, kind, held, contents in self.modules:
+        """Puts everything back."""
+        for module, kind, held, contents in self._modules.values():
             if type(module) is not kind:
                 module.__class__ = kind
             module.__dict__.clear()
@@ -86,7 +194,12 @@ class _Snapshot:
             for box, content in contents:
                 box.clear()
                 box.extend(content) if isinstance(box, list) else box.update(content)
-        for parameter, requires_grad, grad in self.parameters:
+        for state, rebuild in self._released:
+            tensor = state.reference()
+            tensor = rebuild() if tensor is None else tensor
+            for place in state.places:
+                place.put(tensor)
+        for parameter, requires_grad, grad in self._parameters:
             if parameter.requires_grad is not requires_grad:
                 parameter.requires_grad_(requires_grad)
             if parameter.grad is not grad:
@@ -120,7 +233,7 @@ def preserve_model(model: nn.Module) -> Generator[None]:
     Covers module classes, attributes (caches included), parameters and buffers as objects, hooks, training mode,
     ``requires_grad``, ``.grad`` and torch's random state. The *values* of tensors are protected by `shadow_model`.
     """
-    snapshot = _Snapshot(model)
+    snapshot = Snapshot(model)
     with preserve_random_state(), torch.inference_mode(False):  # the caller may be in inference mode
         try:
             yield
@@ -128,15 +241,26 @@ def preserve_model(model: nn.Module) -> Generator[None]:
             snapshot.restore()
 
 
+_transactions: dict[int, Snapshot] = {}
+
+
 @contextmanager
-def transaction(model: nn.Module) -> Generator[None]:
-    """Keeps the changes made to a model inside, or takes all of them back when anything is raised."""
-    snapshot = _Snapshot(model)
+def transaction(model: nn.Module) -> Generator[Snapshot]:
+    """Keeps the changes made to a model inside, or takes all of them back when anything is raised.
+
+    A transaction inside another one on the same model is part of it.
+    """
+    if id(model) in _transactions:
+        yield _transactions[id(model)]
+        return
+    snapshot = _transactions[id(model)] = Snapshot(model)
     try:
-        yield
+        yield snapshot
     except BaseException:
         snapshot.restore()
         raise
+    finally:
+        del _transactions[id(model)]
 
 
 @contextmanager
@@ -162,7 +286,7 @@ def shadow_tensor(state: StateTensor, kind: ShadowKind, track_buffers: bool = Tr
     Without ``track_buffers`` only parameters are differentiable: a forward may then write to buffers in place.
     """
     source = state.tensor.detach()
-    is_parameter = state.places[0][2] == "parameter"
+    is_parameter = state.is_parameter
     real = source if is_parameter or kind == "meta" else source.clone()
     shadow = torch.empty_like(source, device="meta") if kind == "meta" else real
     differentiable = (shadow.is_floating_point() or shadow.is_complex()) and not state.is_statistic
@@ -190,8 +314,9 @@ def shadow_model(
             shadow = shadow_tensor(state, kind, track_buffers)
             keep.append(shadow)
             owners[id(shadow)] = state
-            for module, attribute, place in state.places:
-                store_tensor(module, attribute, place, shadow)
+            for place in state.places:
+                place.put(shadow)
+        drop_caches(model)
         if prepare is not None:
             prepare(model)
         yield owners

@@ -118,13 +118,22 @@ def prepare_layers(model: nn.Module) -> None:
         make_sliceable(module)
 
 
+def _tensor(module: Any, name: str) -> Any:
+    """A tensor of a layer; where a hook computes it anew in every forward (weight_norm, prune), what it is made of."""
+    for source in (f"{name}_v", f"{name}_orig", name):
+        tensor = getattr(module, source, None)
+        if tensor is not None:
+            return tensor
+    return None
+
+
 def _size(module: nn.Module, name: str, dim: int) -> int | None:
-    tensor = getattr(module, name, None)
+    tensor = _tensor(module, name)
     return tensor.shape[dim] if isinstance(tensor, Tensor) and tensor.dim() > dim else None
 
 
 def _conv_sizes(module: Any) -> dict[str, Any]:
-    first, second = module.weight.shape[:2]
+    first, second = _tensor(module, "weight").shape[:2]
     if module.transposed:
         return {"in_channels": first, "out_channels": second * module.groups}
     return {"in_channels": second * module.groups, "out_channels": first}
@@ -153,6 +162,25 @@ def _attention_sizes(module: Any) -> dict[str, Any]:
     }
 
 
+_GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3, nn.RNN: 1, nn.RNNCell: 1}
+
+
+def count_gates(module: nn.Module) -> int:
+    """How many gates a recurrent layer computes for each hidden unit."""
+    return next(gates for kind, gates in _GATES.items() if isinstance(module, kind))
+
+
+def _recurrent_sizes(module: Any) -> dict[str, Any]:
+    suffix = "_l0" if isinstance(module, nn.RNNBase) else ""
+    first, second = getattr(module, f"weight_ih{suffix}"), getattr(module, f"weight_hh{suffix}")
+    projected = getattr(module, "proj_size", 0)
+    return {
+        "input_size": first.shape[1],
+        "hidden_size": first.shape[0] // count_gates(module),
+        "proj_size": second.shape[1] if projected else 0,
+    }
+
+
 # Each layer type with the attributes that repeat a size of its tensors.
 _SIZES: tuple[tuple[Any, Callable[[Any], dict[str, Any]]], ...] = (
     (_ConvNd, _conv_sizes),
@@ -173,6 +201,8 @@ _SIZES: tuple[tuple[Any, Callable[[Any], dict[str, Any]]], ...] = (
     (nn.EmbeddingBag, lambda m: {"num_embeddings": _size(m, "weight", 0), "embedding_dim": _size(m, "weight", 1)}),
     (nn.PReLU, lambda m: {"num_parameters": _size(m, "weight", 0)}),
     (nn.MultiheadAttention, _attention_sizes),
+    (nn.RNNBase, _recurrent_sizes),
+    (nn.RNNCellBase, _recurrent_sizes),
 )
 
 

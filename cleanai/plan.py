@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from cleanai.errors import PlanError
 
 FORMAT = "cleanai-plan-1"
-_Record = TypeVar("_Record", "TensorCut", "GroupCut", "AttributeChange")
+_Record = TypeVar("_Record", "TensorCut", "GroupCut", "AttributeChange", "BlockCut")
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,28 @@ class AttributeChange:
 
 
 @dataclass(frozen=True)
+class BlockCut:
+    """A residual block that could be dropped whole, and whether it is: what is left there hands its input on.
+
+    ``kind`` is its class. It returns a tensor (``places`` 0), or a tuple of so many places that begins with one; what
+    follows in the tuple is read nowhere and becomes None.
+    """
+
+    module: str
+    kind: str
+    dropped: bool = True
+    places: int = 0
+    score: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything a cut does to a model, by names and indices only.
 
-    ``cuts`` has one entry per dimension of a tensor that shrinks; tied tensors appear once. Applied by
-    `cleanai.slicing.slice_model`.
+    ``cuts`` has one entry per dimension of a tensor that shrinks; tied tensors appear once. ``blocks`` are the
+    residual blocks that could go: those that do are dropped before anything is cut, and nothing inside them is.
+    Applied by `cleanai.slicing.slice_model`.
 
     Example:
         >>> cut = TensorCut("fc.weight", 0, 4, (1, 3))
@@ -87,8 +104,13 @@ class Plan:
     groups: tuple[GroupCut, ...] = ()
     attributes: tuple[AttributeChange, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    blocks: tuple[BlockCut, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_cuts()
+        self._check_blocks()
+
+    def _check_cuts(self) -> None:
         seen = set()
         for cut in self.cuts:
             if cut.dim < 0:
@@ -106,6 +128,22 @@ class Plan:
             if len(cut.dropped) >= cut.size:
                 raise PlanError(f"the plan would empty {cut.parameter} dimension {cut.dim}")
 
+    def _check_blocks(self) -> None:
+        names = [block.module for block in self.blocks]
+        gone = self.dropped_blocks
+        for name in names:
+            if names.count(name) > 1:
+                raise PlanError(f"the block {name} appears twice in the plan")
+        if "" in gone:
+            raise PlanError("the plan drops the whole model")
+        for block in self.blocks:
+            if block.places < 0:
+                raise PlanError(f"the block {block.module} returns {block.places} values in the plan")
+        # What is left of a block keeps the block's own attributes, which may follow a cut.
+        for name in (*(cut.parameter for cut in self.cuts), *(change.module for change in self.attributes), *gone):
+            if _is_inside(name, gone):
+                raise PlanError(f"the plan cuts {name}, which is gone with a block that it drops")
+
     def kept(self, parameter: str, dim: int) -> tuple[int, ...]:
         """The indices of a tensor's dimension that stay, in the original numbering."""
         for cut in self.cuts:
@@ -116,7 +154,12 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is removed."""
-        return not any(cut.dropped for cut in self.cuts)
+        return not self.dropped_blocks and not any(cut.dropped for cut in self.cuts)
+
+    @property
+    def dropped_blocks(self) -> tuple[str, ...]:
+        """The paths of the blocks that go whole."""
+        return tuple(block.module for block in self.blocks if block.dropped)
 
     @property
     def units(self) -> int:
@@ -129,16 +172,29 @@ class Plan:
         return sum(len(group.dropped) * group.width for group in self.groups)
 
     def then(self, later: Plan) -> Plan:
-        """One plan for this one followed by ``later``, in the numbering of the original model."""
+        """One plan for this one followed by ``later``, in the numbering of the original model.
+
+        What this plan cuts inside a block that ``later`` drops goes with the block.
+
+        Raises:
+            PlanError: ``later`` does not start where this plan ends, or touches a block that this one drops.
+        """
+        gone = later.dropped_blocks
         return Plan(
-            cuts=_compose_cuts(self.cuts, later.cuts),
+            cuts=_compose_cuts([c for c in self.cuts if not _is_inside(c.parameter, gone)], later.cuts),
             groups=_compose_groups(self.groups, later.groups),
-            attributes=_compose_attributes(self.attributes, later.attributes),
+            attributes=_compose_attributes(
+                [c for c in self.attributes if not _is_inside(c.module, gone)], later.attributes
+            ),
             settings=dict(later.settings),
+            blocks=_compose_blocks(self.blocks, later.blocks),
         )
 
     def compare(self, other: Plan) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Where two plans differ: {group: (dropped here only, dropped there only)}."""
+        """Where two plans differ: {group: (dropped here only, dropped there only)}.
+
+        A block that only one of them drops is listed by its path, with a 0 on that plan's side.
+        """
         mine = {group.name: set(group.dropped) for group in self.groups}
         theirs = {group.name: set(group.dropped) for group in other.groups}
         differences = {}
@@ -146,6 +202,8 @@ class Plan:
             here, there = mine.get(name, set()), theirs.get(name, set())
             if here != there:
                 differences[name] = (tuple(sorted(here - there)), tuple(sorted(there - here)))
+        differences.update({path: ((0,), ()) for path in self.dropped_blocks if path not in other.dropped_blocks})
+        differences.update({path: ((), (0,)) for path in other.dropped_blocks if path not in self.dropped_blocks})
         return differences
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,17 +221,19 @@ class Plan:
         """The plan that `to_dict` described; everything is checked, nothing is executed."""
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             raise PlanError(f"this is not a plan of the format {FORMAT}")
-        cuts, groups, attributes = (data.get(name) for name in ("cuts", "groups", "attributes"))
+        parts: dict[str, Any] = {name: data.get(name) for name in ("cuts", "groups", "attributes")}
+        parts["blocks"] = data.get("blocks", [])  # plans from before there were any have none
         settings = data.get("settings")
-        if not (isinstance(cuts, list) and isinstance(groups, list) and isinstance(attributes, list)):
-            raise PlanError("the plan is damaged: cuts, groups and attributes must be lists")
+        if not all(isinstance(records, list) for records in parts.values()):
+            raise PlanError("the plan is damaged: cuts, groups, attributes and blocks must be lists")
         if not isinstance(settings, Mapping):
             raise PlanError("the plan is damaged: settings must be a mapping")
         return cls(
-            cuts=tuple(_read(TensorCut, cut) for cut in cuts),
-            groups=tuple(_read(GroupCut, group) for group in groups),
-            attributes=tuple(_read(AttributeChange, change) for change in attributes),
+            cuts=tuple(_read(TensorCut, cut) for cut in parts["cuts"]),
+            groups=tuple(_read(GroupCut, group) for group in parts["groups"]),
+            attributes=tuple(_read(AttributeChange, change) for change in parts["attributes"]),
             settings=dict(settings),
+            blocks=tuple(_read(BlockCut, block) for block in parts["blocks"]),
         )
 
     @classmethod
@@ -187,16 +247,24 @@ class Plan:
 
     def __repr__(self) -> str:
         cut = [group for group in self.groups if group.dropped]
-        return f"Plan({self.dropped_units} of {self.units} channels in {len(cut)} of {len(self.groups)} groups)"
+        blocks = f"{len(self.dropped_blocks)} of {len(self.blocks)} blocks, " if self.blocks else ""
+        channels = f"{self.dropped_units} of {self.units} channels in {len(cut)} of {len(self.groups)} groups"
+        return f"Plan({blocks}{channels})"
 
     def __str__(self) -> str:
-        width = max([len(group.name) for group in self.groups] or [0])
+        width = max(
+            map(len, [*(group.name for group in self.groups), *(block.module for block in self.blocks)]), default=0
+        )
         lines = [repr(self)]
+        for block in self.blocks:
+            change = "dropped" if block.dropped else "kept"
+            lines.append(f"  {block.module:<{width}}  {block.kind} {change}  {block.note}".rstrip())
         for group in self.groups:
             change = (
                 f"{group.size} -> {group.kept_size} {group.kind}" if group.dropped else f"{group.size} {group.kind}"
             )
-            lines.append(f"  {group.name:<{width}}  {change}  {shorten_indices(group.dropped)}{group.note}".rstrip())
+            details = "  ".join(text for text in (shorten_indices(group.dropped), group.note) if text)
+            lines.append(f"  {group.name:<{width}}  {change}  {details}".rstrip())
         for change in self.attributes:
             place = change.attribute if change.index is None else f"{change.attribute}[{change.index}]"
             lines.append(f"  {change.module}.{place}: {change.old} -> {change.new}")
@@ -224,6 +292,7 @@ def _is_list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
 # What a field may hold in JSON, by the annotation it has above.
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "str": lambda value: isinstance(value, str),
+    "bool": lambda value: isinstance(value, bool),
     "int": _is_integer,
     "int | None": lambda value: value is None or _is_integer(value),
     "float | None": lambda value: value is None or _is_number(value),
@@ -314,3 +383,21 @@ def _compose_attributes(
         old = before.old if before is not None else change.old
         merged[key] = AttributeChange(change.module, change.attribute, change.index, old, change.new)
     return tuple(merged.values())
+
+
+def _is_inside(path: str, blocks: Sequence[str]) -> bool:
+    """Whether a module or tensor is a part of some block."""
+    return any(path.startswith(f"{block}.") for block in blocks)
+
+
+def _compose_blocks(first: Sequence[BlockCut], second: Sequence[BlockCut]) -> tuple[BlockCut, ...]:
+    merged = {block.module: block for block in first}
+    for block in second:
+        before = merged.get(block.module)
+        if before is not None and before.dropped:
+            raise PlanError(f"the plans do not follow each other: the first has dropped {block.module} already")
+        known = before.score if before is not None and block.score is None else block.score
+        merged[block.module] = replace(block, score=known)
+    dropped = [block.module for block in second if block.dropped]
+    # A block inside one that goes later is no longer a block of its own.
+    return tuple(block for block in merged.values() if not _is_inside(block.module, dropped))

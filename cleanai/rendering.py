@@ -218,10 +218,54 @@ def budget_table(report: Report) -> Table:
             difference = say(language, "{value} points", value=value)
         asked = percent(budget.asked, language) if is_target else MISSING
         rows.append((say(language, label), asked, percent(reached, language), difference))
+    if report.blocks:
+        rows.append(_blocks_budget(report))
     heads = ("share removed", "asked", "reached", "difference")
     notes = (terms(language, budget.note),) if budget.note else ()
     title = say(language, "Asked against reached")
     return Table(title, tuple(say(language, head) for head in heads), tuple(rows), "lrrr", notes)
+
+
+def _blocks_budget(report: Report) -> tuple[str, str, str, str]:
+    """The share of the residual blocks that was asked for, and the share that went."""
+    language = report.language
+    asked = report.settings.get("depth_pruning_ratio")
+    reached = sum(block.removed for block in report.blocks) / len(report.blocks)
+    difference = MISSING
+    if isinstance(asked, float):
+        difference = say(language, "{value} points", value=signed(100 * (reached - asked), 1, language))
+    share = percent(asked if isinstance(asked, float) else None, language)
+    return say(language, "Residual blocks"), share, percent(reached, language), difference
+
+
+def blocks_table(report: Report, limit: int | None = None) -> Table:
+    """The residual blocks with their scores and what became of them; more than a limit, and the dropped come first."""
+    language, shown = report.language, report.blocks
+    if limit is not None and len(shown) > limit:
+        shown = tuple(sorted(shown, key=lambda block: not block.removed)[:limit])
+    heads = ("block", "kind", "parameter count", "MACs", "score", "outcome")
+    rows = tuple(
+        (
+            block.name,
+            block.kind,
+            whole_number(block.parameters, language),
+            scaled(block.macs, language),
+            short_number(block.score, language),
+            say(language, "removed" if block.removed else "kept"),
+        )
+        for block in shown
+    )
+    phrase = "{removed} of {total} residual blocks were dropped; their input goes on in place of their output."
+    dropped = sum(block.removed for block in report.blocks)
+    notes = [say(language, phrase, removed=dropped, total=len(report.blocks))]
+    if dropped:
+        notes.append(say(language, "Channels inside a dropped block are gone with it: their groups keep none."))
+    if len(shown) < len(report.blocks):
+        phrase = "{count} more blocks are not shown here; a saved report lists them all."
+        notes.append(say(language, phrase, count=len(report.blocks) - len(shown)))
+    notes += [f"{block.name}: {term(language, block.note)}" for block in shown if block.note]
+    title = say(language, "Residual blocks")
+    return Table(title, tuple(say(language, head) for head in heads), rows, "llrrrl", tuple(notes))
 
 
 GROUP_HEADS = ("group", "kind", "before", "after", "removed", "asked", "indices removed")
@@ -367,6 +411,11 @@ def proof_lines(report: Report) -> list[str]:
         False: "The pruned model differs from the original with the removed channels masked.",
         None: "Verification was switched off.",
     }
+    if any(block.removed for block in report.blocks):
+        verdicts |= {
+            True: "The pruned model equals the original with dropped blocks skipped and removed channels masked.",
+            False: "The pruned model is not the original with dropped blocks skipped and removed channels masked.",
+        }
     lines = [say(language, verdicts[proof.passed])]
     if proof.max_relative_error is not None:
         phrase = "Largest relative error {error}, tolerance {tolerance}, {dtype}, random inputs: {runs}, {seconds} s."
@@ -454,6 +503,7 @@ def render_text(report: Report) -> str:
                 *(line for text in proof_lines(report) for line in _wrap(text)),
             ]
         ),
+        *([_text_table(blocks_table(report, limit=TERMINAL_ROWS))] if report.blocks else []),
         _text_table(groups_table(report, limit=TERMINAL_ROWS)),
         _text_table(frozen_table(report, TERMINAL_REASONS), widest=76),
     ]
@@ -528,6 +578,7 @@ def render_markdown(report: Report) -> str:
         parts.append("\n".join(f"- {markdown(term(language, line))}" for line in report.warnings))
     parts += [_markdown_table(table) for table in tables[:2] if table.rows]
     parts += [f"## {say(language, 'Proof')}", f"**{verdict(report)}** " + markdown(" ".join(proof_lines(report)))]
+    parts += [_markdown_table(blocks_table(report))] if report.blocks else []
     parts += [_markdown_table(table) for table in tables[2:]]
     parts += [_markdown_group(report, number, group) for number, group in enumerate(report.groups, 1) if group.removed]
     if report.settings:
@@ -632,6 +683,7 @@ def _html_parts(report: Report, limits: tuple[int, int]) -> dict[str, Any]:
         "proof": proof_lines(report),
         "metrics": metrics_table(report),
         "budget": budget_table(report),
+        "blocks": blocks_table(report) if report.blocks else None,
         "frozen": frozen_reasons(report),
         "groups_note": _groups_count(report, sum(1 for group in report.groups if group.removed)),
         "groups": [

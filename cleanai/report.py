@@ -109,6 +109,22 @@ class GroupRecord:
 
 
 @dataclass(frozen=True)
+class BlockRecord:
+    """A residual block that could be dropped whole: its size in the original model, and whether it went.
+
+    `kind` is its class, `score` follows "higher = keep" (None = not scored), `note` says why it was treated specially.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    macs: int
+    removed: bool
+    score: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class FrozenRecord:
     """Layers whose channels were never candidates, and the reason."""
 
@@ -150,7 +166,7 @@ class BudgetRecord:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """One pruning run, whole: settings, measurements by stage, groups, frozen layers, proof, budget.
+    """One pruning run, whole: settings, measurements by stage, groups, residual blocks, frozen layers, proof, budget.
 
     `metrics` maps stages in order ("original", "pruned", "fine-tuned", …) to measurements; the first is what the
     others are compared with. `history` holds one dictionary per epoch ("epoch", "loss", "accuracy", …). `language`
@@ -174,6 +190,7 @@ class Report:
     history: list[dict[str, Any]] | None = None
     warnings: list[str] = field(default_factory=list)
     language: str = "en"
+    blocks: tuple[BlockRecord, ...] = ()
 
     def __post_init__(self) -> None:
         check_language(self.language)
@@ -341,6 +358,10 @@ def _group(data: dict[str, Any]) -> GroupRecord:
     )
 
 
+def _block(data: dict[str, Any]) -> BlockRecord:
+    return _record(BlockRecord, data, score=_optional(_number))
+
+
 def _frozen(data: dict[str, Any]) -> FrozenRecord:
     return _record(FrozenRecord, data, layers=_many(str))
 
@@ -361,6 +382,7 @@ _REPORT_PARTS: dict[str, Callable[[Any], Any]] = {
     "settings": _from_json,
     "metrics": _metrics,
     "groups": _many(_group),
+    "blocks": _many(_block),
     "frozen": _many(_frozen),
     "proof": _proof,
     "budget": _budget,

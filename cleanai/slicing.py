@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,22 +10,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cleanai.depth import SkippedBlock
 from cleanai.errors import PlanError
 from cleanai.fields import IntArray
-from cleanai.isolation import StateTensor, list_state, store_tensor, transaction
+from cleanai.isolation import Snapshot, StateTensor, drop_caches, evaluation_mode, list_state, transaction
 from cleanai.layers import make_sliceable, refuse_nested_tensors, update_sizes
 from cleanai.plan import AttributeChange, Plan, TensorCut
+from cleanai.registry import find_layer_rule
 
 
 def slice_model(model: nn.Module, plan: Plan) -> nn.Module:
     """The same model object with the plan's indices gone from parameters, gradients, buffers and metadata.
 
+    Blocks that the plan drops are replaced by a `cleanai.depth.SkippedBlock` under the same name.
     Everything is checked before anything is touched, and an error on the way takes all changes back. Tied tensors stay
     tied, each tensor stays on its device and keeps its dtype, ``requires_grad`` and memory format. Parameters become
-    new objects: make the optimizer afterwards.
+    new objects: make the optimizer afterwards. Peak memory is that of the model and its largest tensor; below 128 MB it
+    may be twice the model. A tensor that is mapped from a file is sliced into a mapped temporary file.
 
     Raises:
-        PlanError: a tensor of the plan is missing or has another size, or an attribute has another value.
+        PlanError: a tensor or block of the plan is missing, or a tensor has another size or an attribute another value.
 
     Example:
         >>> plan = Plan(cuts=(TensorCut("weight", 0, 4, (1,)), TensorCut("bias", 0, 4, (1,))))
@@ -37,21 +42,40 @@ def slice_model(model: nn.Module, plan: Plan) -> nn.Module:
     for cut in plan.cuts:
         if cut.dropped:
             by_tensor.setdefault(cut.parameter, []).append(cut)
-    with transaction(model), torch.inference_mode(False), torch.no_grad():
+    with transaction(model) as undo, torch.inference_mode(False), torch.no_grad():
         modules: dict[int, nn.Module] = {}
-        for state, new in _cut_tensors([(states[name], cuts) for name, cuts in by_tensor.items()]):
-            for module, attribute, kind in state.places:
-                store_tensor(module, attribute, kind, new)
-            modules.update({id(module): module for module, _, _ in state.places})
+        cut_tensors = [(states[name], cuts) for name, cuts in by_tensor.items()]
+        kept = _KeptIndices(cut for _, cuts in cut_tensors for cut in cuts)
+        large = sum(state.tensor.nbytes for state, _ in cut_tensors) > _SMALL_MODEL_BYTES
+        for state, cuts in cut_tensors:
+            if large:
+                _cut_in_place(state, cuts, kept, undo)
+            else:  # the old tensors stay until all is done: twice as fast as taking care of what is removed
+                new = _successor(state.tensor, cuts, kept)
+                for place in state.places:
+                    place.put(new)
+            modules.update({id(place.module): place.module for place in state.places})
+        for block in plan.blocks:
+            if block.dropped:
+                above, _, name = block.module.rpartition(".")
+                parts = model.get_submodule(above)._modules
+                parts[name] = SkippedBlock(model.get_submodule(block.module), block.places)
         paths = dict(model.named_modules())
         for change in plan.attributes:
             _change_attribute(paths[change.module], change)
         modules.update({id(paths[change.module]): paths[change.module] for change in plan.attributes})
-        for module in [*modules.values(), *_attention_around(paths, modules)]:
-            make_sliceable(module)
-            update_sizes(module)
+        with evaluation_mode(model):  # in training mode, reading a spectrally normalised weight moves its vectors
+            for module in [*modules.values(), *_attention_around(paths, modules)]:
+                make_sliceable(module)
+                update_sizes(module)
+        for module in paths.values():
+            rule = find_layer_rule(module)
+            if rule is not None and rule.shrink is not None and any(id(part) in modules for part in module.modules()):
+                rule.shrink(module)
         for module in paths.values():
             refuse_nested_tensors(module)
+        if modules:
+            drop_caches(model)
     return model
 
 
@@ -77,6 +101,10 @@ def check_plan(model: nn.Module, plan: Plan, states: dict[str, StateTensor] | No
                 f"{shape}: was the model pruned since, or is it another size?"
             )
     paths = dict(model.named_modules())
+    for path in plan.dropped_blocks:
+        if path not in paths or isinstance(paths[path], SkippedBlock):
+            state = "dropped already" if path in paths else "is it another architecture?"
+            raise PlanError(f"the plan drops the block {path}, which the model does not have: {state}")
     for change in plan.attributes:
         module = paths.get(change.module)
         if module is None:
@@ -103,14 +131,75 @@ def _change_attribute(module: nn.Module, change: AttributeChange) -> None:
     setattr(module, change.attribute, kind(values))
 
 
-def _cut_tensors(work: list[tuple[StateTensor, list[TensorCut]]]) -> list[tuple[StateTensor, Tensor]]:
-    """Each tensor with its smaller successor."""
-    kept = _KeptIndices(cut for _, cuts in work for cut in cuts)
-    return [(state, _successor(state.tensor, cuts, kept)) for state, cuts in work]
+_SMALL_MODEL_BYTES = 128 << 20
+
+
+class _Parts:
+    """A tensor that is being taken apart: what is kept of it, and what each cut has removed."""
+
+    def __init__(self, whole: Tensor, kept: _KeptIndices) -> None:
+        self.tensor = whole
+        self._layout = _memory_format(whole)
+        self._removed: list[tuple[TensorCut, Tensor]] = []
+        self._kept = kept
+
+    def remove(self, cut: TensorCut) -> None:
+        """Takes the dropped indices of one dimension out."""
+        gone = torch.tensor(cut.dropped, device=self.tensor.device)
+        self._removed.append((cut, _like(self.tensor, self.tensor.index_select(cut.dim, gone))))
+        index = torch.from_numpy(self._kept.of(cut)).to(self.tensor.device)
+        left = self.tensor.index_select(cut.dim, index).contiguous(memory_format=self._layout)
+        self.tensor = _like(self.tensor, left)
+
+    def reunite(self) -> Tensor:
+        """The tensor as it was."""
+        tensor = self.tensor
+        for cut, gone in reversed(self._removed):
+            shape = list(tensor.shape)
+            shape[cut.dim] = cut.size
+            whole = tensor.new_empty(shape)
+            whole.index_copy_(cut.dim, torch.from_numpy(self._kept.of(cut)).to(tensor.device), tensor)
+            whole.index_copy_(cut.dim, torch.tensor(cut.dropped, device=tensor.device), gone)
+            tensor = whole
+        return _like(self.tensor, tensor.contiguous(memory_format=self._layout))
+
+
+def _cut_in_place(state: StateTensor, cuts: list[TensorCut], kept: _KeptIndices, undo: Snapshot) -> None:
+    """Replaces a tensor by its successor one cut at a time, keeping what undoing it takes: the removed slices."""
+    old = state.tensor
+    is_parameter, requires_grad = isinstance(old, nn.Parameter), old.requires_grad
+    parts = _Parts(old.detach(), kept)
+    grads = _Parts(old.grad.detach(), kept) if old.grad is not None else None
+
+    def make(tensor: Tensor, grad: Tensor | None) -> Tensor:
+        new = nn.Parameter(tensor, requires_grad) if is_parameter else tensor.detach().requires_grad_(requires_grad)
+        new.grad = grad
+        return new
+
+    undo.release(state, lambda: make(parts.reunite(), grads.reunite() if grads is not None else None))
+    del old
+    for place in state.places:
+        place.put(make(torch.empty(0), None))  # nobody but us holds the old one now
+    for cut in sorted(cuts, key=lambda cut: (cut.kept_size / cut.size, cut.dim)):
+        parts.remove(cut)
+        if grads is not None:
+            grads.remove(cut)
+    successor = make(parts.tensor, grads.tensor if grads is not None else None)
+    for place in state.places:
+        place.put(successor)
+
+
+def _like(original: Tensor, tensor: Tensor) -> Tensor:
+    """The same values where the original's are: memory, a device, or a mapped file (then a temporary one)."""
+    if not getattr(original.untyped_storage(), "filename", None) or not tensor.numel():
+        return tensor
+    with tempfile.NamedTemporaryFile(prefix="cleanai-") as file:  # the mapping lives on without the name
+        mapped = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
+    return mapped.view(tensor.shape).copy_(tensor)
 
 
 def _successor(old: Tensor, cuts: list[TensorCut], kept: _KeptIndices) -> Tensor:
-    new = _cut(old.detach(), cuts, kept)
+    new = _like(old, _cut(old.detach(), cuts, kept))
     if not isinstance(old, nn.Parameter):
         return new.requires_grad_(old.requires_grad)
     parameter = nn.Parameter(new, requires_grad=old.requires_grad)

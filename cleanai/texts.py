@@ -69,6 +69,21 @@ _TURKISH = {
     "reached": "ulaşılan",
     "difference": "fark",
     "Channels": "Kanal",
+    # Residual blocks
+    "Residual blocks": "Artık bloklar",
+    "block": "blok",
+    "parameter count": "parametre sayısı",
+    "score": "puan",
+    "outcome": "sonuç",
+    "{removed} of {total} residual blocks were dropped; their input goes on in place of their output.": (
+        "{total} artık bloğun {removed} tanesi çıkarıldı; çıktılarının yerine girdileri ilerliyor."
+    ),
+    "Channels inside a dropped block are gone with it: their groups keep none.": (
+        "Çıkarılan bir bloğun içindeki kanallar onunla birlikte gitti: gruplarından hiçbiri kalmadı."
+    ),
+    "{count} more blocks are not shown here; a saved report lists them all.": (
+        "{count} blok daha burada gösterilmedi; kaydedilen rapor hepsini listeler."
+    ),
     # Groups
     "group": "grup",
     "kind": "tür",
@@ -120,6 +135,12 @@ _TURKISH = {
     ),
     "The pruned model differs from the original with the removed channels masked.": (
         "Budanan model, çıkarılan kanalları maskelenmiş özgün modelden farklıdır."
+    ),
+    "The pruned model equals the original with dropped blocks skipped and removed channels masked.": (
+        "Budanan model, çıkarılan blokları atlanmış ve çıkarılan kanalları maskelenmiş özgün modele eşittir."
+    ),
+    "The pruned model is not the original with dropped blocks skipped and removed channels masked.": (
+        "Budanan model, çıkarılan blokları atlanmış ve çıkarılan kanalları maskelenmiş özgün modelden farklıdır."
     ),
     "Verification was switched off.": "Doğrulama kapatılmıştı.",
     "Largest relative error {error}, tolerance {tolerance}, {dtype}, random inputs: {runs}, {seconds} s.": (
@@ -201,6 +222,8 @@ _TERMS = {
     "iterative steps": "adım sayısı",
     "layer pruning ratios": "katman budama oranları",
     "ignored layers": "dokunulmayan katmanlar",
+    "depth pruning ratio": "derinlik budama oranı",
+    "drop layers": "çıkarılacak katmanlar",
     "max pruning ratio": "en yüksek budama oranı",
     "min channels": "en az kanal",
     "round to": "yuvarlama katı",
@@ -241,17 +264,15 @@ _REASONS = {
     "{PLACE} joins it with constants": "{PLACE} işlemi onu sabitlere ekliyor",
     "{PLACE} multiplies it with something that cannot be pruned": "{PLACE} işlemi onu budanamayan bir şeyle çarpıyor",
     "{PLACE} multiplies it with the input of the model": "{PLACE} işlemi onu modelin girdisiyle çarpıyor",
-    "{PLACE} multiplies it with a constant": "{PLACE} işlemi onu bir sabitle çarpıyor",
     "{PLACE} reads something that cannot be pruned": "{PLACE} işlemi budanamayan bir şeyi okuyor",
     "{PLACE} reads the input of the model": "{PLACE} işlemi modelin girdisini okuyor",
     "{PLACE} reads something that cannot be pruned, group by group": (
         "{PLACE} işlemi budanamayan bir şeyi grup grup okuyor"
     ),
     "{PLACE} reads the input of the model, group by group": "{PLACE} işlemi modelin girdisini grup grup okuyor",
-    "{PLACE} normalises over it": "{PLACE} işlemi onun üzerinden normalleştiriyor",
+    "{PLACE} orders it": "{PLACE} işlemi onu sıralıyor",
     "{PLACE} computes statistics over it": "{PLACE} işlemi onun üzerinden istatistik hesaplıyor",
     "{PLACE} slides over it": "{PLACE} işlemi onun üzerinde kayıyor",
-    "{PLACE} attends over it": "{PLACE} işlemi onun üzerinde dikkat hesaplıyor",
     "{PLACE} scales by the size of it": "{PLACE} işlemi onun boyutuna göre ölçekliyor",
     "{PLACE} wraps it": "{PLACE} işlemi onu başa sarıyor",
     "{PLACE} crops it": "{PLACE} işlemi onu kırpıyor",
@@ -262,6 +283,10 @@ _REASONS = {
         "{PLACE} işlemi onun her {step} öğesinden birini alıyor, bu da {size} sayısını bölmüyor"
     ),
     "{PLACE} reads memory directly": "{PLACE} işlemi belleği doğrudan okuyor",
+    "{PLACE} writes to a part of it": "{PLACE} işlemi onun bir parçasına yazıyor",
+    "{PLACE} writes it to a single place": "{PLACE} işlemi onu tek bir yere yazıyor",
+    "the rule of {PLACE} does not tie it": "{PLACE} işleminin kuralı onu hiçbir şeye bağlamıyor",
+    "a cut of it changes what follows {PLACE}": "kesilmesi {PLACE} işleminden sonrasını değiştiriyor",
     "{PLACE} has a constant operand": "{PLACE} işlemi sabit bir işlenen kullanıyor",
     "{PLACE} has a weight that is not part of the graph": "{PLACE} işlemi grafikte olmayan bir ağırlık kullanıyor",
     # Said of groups as a whole
@@ -310,6 +335,10 @@ _REASONS = {
         "example_inputs, ne değerlendirmede ne de eğitimde {layers} katmanına ulaşıyor: bu katmanlar bütün bırakıldı; "
         "başka yerde okudukları kesilirse bozulurlar. Onlara ulaşan örnek girdiler verin"
     ),
+    "kept: the model does not run without it: {TEXT}": "korundu: model onsuz çalışmıyor: {TEXT}",
+    "{layer} is not called through its place in the model": "{layer}, modeldeki yeri üzerinden çağrılmıyor",
+    "residual blocks were dropped whole": "artık bloklar bütünüyle çıkarıldı",
+    "{count} of them went with a dropped block": "{count} tanesi çıkarılan bir blokla birlikte gitti",
     "kept: not scored, the criterion does not see it": "korundu: puanlanmadı, ölçüt onu görmüyor",
     "kept whole, the criterion does not see them: {names}": "bütün kaldılar, ölçüt onları görmüyor: {names}",
     "groups shrink by whole units only": "gruplar ancak bütün birimlerle küçülür",

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import bisect
 import re
+import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.checkpoint import CheckpointFunction
 
 from cleanai.errors import CleanAIError, TraceError
-from cleanai.inputs import call_model, map_tensors, output_tensors
-from cleanai.isolation import ShadowKind, StateTensor, shadow_model
+from cleanai.inputs import call_model, first_tensor, map_tensors, output_tensors
+from cleanai.isolation import ShadowKind, StateTensor, list_state, shadow_model
 from cleanai.layers import prepare_layers
+from cleanai.registry import find_layer_rule
 
 Shape = tuple[int, ...]
 ForwardFunction = Callable[[nn.Module, Any], Any]
@@ -31,6 +35,35 @@ class Value:
     operation: int
     output: int
     shape: Shape
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of a layer that is traced as a whole: the shapes of its arguments, and the names of its tensors.
+
+    Its operation's inputs are the floating-point tensors among the arguments, then the layer's own.
+    """
+
+    module: nn.Module
+    shapes: tuple[Shape, ...]
+    states: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """How a module was called: ``count`` times, the last time from ``source`` to ``result``.
+
+    ``source`` is its first floating-point tensor argument and ``result`` the tensor it returned, on its own
+    (``places`` 0) or first in a tuple of so many places; None where there is no such tensor, or autograd does not know
+    it. ``places`` is None where it returned something else. ``operations`` were executed during the call, leaves not
+    counted.
+    """
+
+    count: int
+    source: Value | None
+    result: Value | None
+    places: int | None
+    operations: tuple[int, ...] = field(repr=False)
 
 
 @dataclass
@@ -51,12 +84,14 @@ class Operation:
     module: str
     state: StateTensor | None = None
     node: Any = field(default=None, repr=False)
+    layer: LayerCall | None = field(default=None, repr=False)
     buffers: dict[int, StateTensor] = field(default_factory=dict, repr=False)
 
     @property
     def where(self) -> str:
         """The operation and its module, as errors and reports name it."""
-        return f"{self.kind} in {self.module}" if self.module else self.kind
+        kind = type(self.layer.module).__name__ if self.layer is not None else self.kind
+        return f"{kind} in {self.module}" if self.module else kind
 
     def saved(self, name: str, default: Any = None) -> Any:
         """What autograd saved of an argument: a number, a tuple, None, or a tensor; ``default`` where it did not."""
@@ -82,14 +117,33 @@ class Operation:
         """The model's tensor that was saved under this name, if it is one."""
         return self.buffers.get(id(self.saved(name)))
 
+    def pull_back(self, gradients: Sequence[Tensor]) -> list[Tensor | None] | None:
+        """The operation's vector-Jacobian product, by running its node: one gradient for each of its inputs.
+
+        None where autograd cannot compute it: what it saved has no values (a trace on the meta device) or is gone.
+        """
+        try:
+            own = isinstance(self.node, torch.autograd.function.BackwardCFunction)
+            with torch.no_grad():
+                found = self.node.apply(*gradients) if own else self.node(*gradients)
+        except Exception:  # a backward of somebody's own may raise anything
+            return None
+        return list(found) if isinstance(found, (tuple, list)) else [found]
+
+    def _all_saved(self) -> Iterator[tuple[str, Any]]:
+        names = vars(self.node) if isinstance(self.node, SimpleNamespace) else _saved_names(type(self.node))
+        for attribute in names:
+            with suppress(RuntimeError):  # overwritten in place since
+                yield attribute, getattr(self.node, attribute)
+
+    def release(self) -> None:
+        """Lets go of the graph and of the values it saved (weights, activations); numbers and shapes stay."""
+        self.node = SimpleNamespace(**{name: _without_values(value) for name, value in self._all_saved()})
+
     def numbers(self) -> dict[str, Any]:
         """Every saved argument that is a number, a flag, or a tuple of numbers: what a changed size must not change."""
         found = {}
-        for attribute in _saved_names(type(self.node)):
-            try:
-                value = getattr(self.node, attribute)
-            except RuntimeError:
-                continue
+        for attribute, value in self._all_saved():
             if isinstance(value, Tensor):
                 if value.dim() or value.device.type == "meta":
                     continue
@@ -99,6 +153,14 @@ class Operation:
             elif isinstance(value, (tuple, list)) and all(isinstance(item, (int, float)) for item in value):
                 found[attribute] = tuple(value)
         return found
+
+
+def _without_values(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone() if value.dim() == 0 else torch.empty_like(value, device="meta")
+    if isinstance(value, (tuple, list)):
+        return type(value)(_without_values(item) for item in value)
+    return value
 
 
 _SAVED_NAMES: dict[type, tuple[str, ...]] = {}
@@ -121,7 +183,7 @@ class Trace:
 
     ``unused`` are the model's parameters that no output depends on. ``method`` says how it was obtained: "meta" (no
     memory, no arithmetic) or "real" (the forward needed values). With a ``failure`` it broke off: ``outputs`` are then
-    what had flowed into the modules that were running.
+    what had flowed into the modules that were running. ``calls`` are the modules that were called, by path.
     """
 
     operations: list[Operation]
@@ -130,12 +192,53 @@ class Trace:
     method: str
     training: bool = False
     failure: str = ""
+    inputs: Any = field(default=None, repr=False)
+    detached: tuple[Shape, ...] = ()
+    change: Callable[[nn.Module], object] | None = field(default=None, repr=False)
+    calls: dict[str, ModuleCall] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.operations)
 
+    def release(self) -> None:
+        """Lets go of what the operations hold of the forward pass (see `Operation.release`)."""
+        for operation in self.operations:
+            operation.release()
+
     def __repr__(self) -> str:
         return f"Trace({len(self.operations)} operations, {len(self.unused)} unused parameters, by {self.method})"
+
+
+Edge = tuple[Any, int, Shape]
+"""A tensor as autograd knows it: the node that made it, which of the node's outputs it is, and its shape."""
+
+
+def _edge_of(tensor: Tensor | None) -> Edge | None:
+    if tensor is None or tensor.grad_fn is None:
+        return None
+    return tensor.grad_fn, tensor.output_nr, tuple(tensor.shape)
+
+
+def _count_places(output: Any) -> int | None:
+    """0 for a floating-point tensor, n for a tuple of n that begins with one; None for any other output.
+
+    What follows in a tuple must be None or a tensor whose readers autograd knows.
+    """
+    places = len(output) if type(output) is tuple else 0
+    first, *others = output if places else (output,)
+    known = all(other is None or (isinstance(other, Tensor) and other.grad_fn is not None) for other in others)
+    return places if known and isinstance(first, Tensor) and first.is_floating_point() else None
+
+
+@dataclass
+class _Call:
+    """One call of a module as it is recorded; ``start`` and ``end`` are autograd's sequence numbers."""
+
+    start: int
+    source: Edge | None
+    end: int | None = None
+    result: Edge | None = None
+    places: int | None = None
 
 
 class _ModuleClock:
@@ -147,27 +250,33 @@ class _ModuleClock:
         self._stack: list[str] = []
         self.entered: list[Tensor] = []
         self.results: list[Any] = []
+        self.calls: dict[str, list[_Call]] = {}
         self._marks: list[tuple[int, str]] = [(self._now(), "")]
         for module in model.modules():
-            module.register_forward_pre_hook(self._enter)
-            module.register_forward_hook(self._leave)
+            module.register_forward_pre_hook(self._enter, with_kwargs=True)
+            module.register_forward_hook(self._leave, with_kwargs=True)
 
     def _now(self) -> int:
         with torch.enable_grad():
             node: Any = self._tick.view_as(self._tick).grad_fn
             return node._sequence_nr()
 
-    def _enter(self, module: nn.Module, inputs: Any) -> None:
+    def _enter(self, module: nn.Module, inputs: Any, kwargs: dict[str, Any]) -> None:
         self._stack.append(self._names.get(id(module), ""))
         self.entered = [tensor for tensor in output_tensors(inputs) if tensor.grad_fn is not None]
         self._marks.append((self._now(), self._stack[-1]))
+        source = first_tensor(inputs, kwargs)
+        self.calls.setdefault(self._stack[-1], []).append(_Call(self._marks[-1][0], _edge_of(source)))
 
-    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _leave(self, module: nn.Module, inputs: Any, kwargs: dict[str, Any], output: Any) -> None:
         name = self._names.get(id(module), "")
         while self._stack and self._stack.pop() != name:
             pass  # modules whose own forward raised something that was caught further out
         self._marks.append((self._now(), self._stack[-1] if self._stack else ""))
         self.results.extend(tensor.grad_fn for tensor in output_tensors(output) if tensor.grad_fn is not None)
+        call = next(call for call in reversed(self.calls[name]) if call.end is None)
+        call.end, call.places = self._marks[-1][0], _count_places(output)
+        call.result = None if call.places is None else _edge_of(output if call.places == 0 else output[0])
 
     @property
     def running(self) -> str:
@@ -178,6 +287,41 @@ class _ModuleClock:
         """The module running at each of the given sequence numbers."""
         starts = [start for start, _ in self._marks]
         return [self._marks[max(bisect.bisect_right(starts, number) - 1, 0)][1] for number in numbers]
+
+
+class WholeLayer(torch.autograd.Function):
+    """A layer as one node of the graph; its inside is not recorded."""
+
+    @staticmethod
+    def forward(ctx: Any, call: LayerCall, run: Callable[[], list[Tensor]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The layer's floating-point results; ``tensors`` are what the graph shall know that they depend on."""
+        ctx.call = call
+        ctx.set_materialize_grads(False)
+        return tuple(tensor.clone() for tensor in run())
+
+
+_WHOLE_LAYER = WholeLayer.__name__
+
+
+def _trace_as_one(module: nn.Module) -> None:
+    """Makes a module of a stand-in appear as one operation, with its arguments and its own tensors as inputs."""
+    inside = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        arguments = [tensor for tensor in output_tensors((args, kwargs)) if tensor.is_floating_point()]
+        own = [(state.name, state.tensor) for state in list_state(module) if state.tensor.is_floating_point()]
+        call = LayerCall(module, tuple(tuple(t.shape) for t in arguments), tuple(name for name, _ in own))
+        result: Any = None
+
+        def run() -> list[Tensor]:
+            nonlocal result
+            result = inside(*args, **kwargs)
+            return [tensor for tensor in output_tensors(result) if tensor.is_floating_point()]
+
+        traced = iter(WholeLayer.apply(call, run, *arguments, *(tensor for _, tensor in own)))
+        return map_tensors(lambda tensor: next(traced) if tensor.is_floating_point() else tensor, result)
+
+    module.__dict__["forward"] = forward
 
 
 def _ordered_nodes(roots: Sequence[Any]) -> list[Any]:
@@ -262,8 +406,25 @@ def _build_operations(
             source = operations[index_of[child]]
             shape = source.shapes[output] if output < len(source.shapes) else ()
             inputs.append(Value(source.index, output, shape))
-        operations.append(Operation(index, kind, variant, tuple(inputs), shapes, module, state, node, owners))
+        layer = node.call if kind == _WHOLE_LAYER else None
+        operations.append(Operation(index, kind, variant, tuple(inputs), shapes, module, state, node, layer, owners))
     return operations, index_of
+
+
+def _list_calls(clock: _ModuleClock, index_of: dict[Any, int]) -> dict[str, ModuleCall]:
+    """The calls of every module in terms of operations."""
+    numbered = sorted((node._sequence_nr(), index) for node, index in index_of.items() if node.next_functions)
+
+    def value_of(edge: Edge | None) -> Value | None:
+        return None if edge is None or edge[0] not in index_of else Value(index_of[edge[0]], *edge[1:])
+
+    found = {}
+    for path, calls in clock.calls.items():
+        last = calls[-1]
+        first, end = (bisect.bisect(numbered, (number or 0, 0)) for number in (last.start, last.end))
+        operations = tuple(sorted(index for _, index in numbered[first:end]))
+        found[path] = ModuleCall(len(calls), value_of(last.source), value_of(last.result), last.places, operations)
+    return found
 
 
 def shadow_inputs(example_inputs: Any, kind: ShadowKind) -> Any:
@@ -294,8 +455,40 @@ def _recording(model: nn.Module, training: bool) -> Generator[_ModuleClock]:
         module.training = False
     if training:
         set_training_of_containers(model)
-    with torch.enable_grad():
+    with torch.enable_grad(), _open_checkpoints():
         yield _ModuleClock(model)
+
+
+_recording_thread = threading.local()
+
+
+def _apply_checkpoint(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+    """Reentrant checkpointing hides what it runs from autograd; a trace runs it in the open."""
+    if getattr(_recording_thread, "active", False):
+        return function(*args)
+    return super(CheckpointFunction, CheckpointFunction).apply(function, preserve, *args)
+
+
+@contextmanager
+def _open_checkpoints() -> Generator[None]:
+    """While some trace is being recorded, `CheckpointFunction` runs plainly in that thread, as always in the others."""
+    global _open_traces
+    with _checkpoint_lock:
+        _open_traces += 1
+        CheckpointFunction.apply = staticmethod(_apply_checkpoint)
+    _recording_thread.active = True
+    try:
+        yield
+    finally:
+        _recording_thread.active = False
+        with _checkpoint_lock:
+            _open_traces -= 1
+            if not _open_traces:
+                del CheckpointFunction.apply
+
+
+_checkpoint_lock = threading.Lock()
+_open_traces = 0
 
 
 def _no_path(outputs: int) -> TraceError:
@@ -328,6 +521,9 @@ def _trace_once(
 ) -> Trace:
     def prepare(shadowed: nn.Module) -> None:
         prepare_layers(shadowed)
+        for module in shadowed.modules():
+            if find_layer_rule(module) is not None:
+                _trace_as_one(module)
         if change is not None:
             change(shadowed)
 
@@ -357,7 +553,10 @@ def _trace_once(
             outputs = tuple(Value(index_of[tensor.grad_fn], tensor.output_nr, tuple(tensor.shape)) for tensor in found)
         if not any(operation.state for operation in operations):
             raise _no_path(len(tensors))
-        return Trace(operations, outputs, _list_unused(operations, originals), kind, training)
+        calls = _list_calls(clock, index_of)
+        detached = tuple(tuple(tensor.shape) for tensor in tensors if tensor.grad_fn is None)
+        unused = _list_unused(operations, originals)
+        return Trace(operations, outputs, unused, kind, training, calls=calls, detached=detached)
 
 
 def _list_unused(operations: Sequence[Operation], originals: dict[int, StateTensor]) -> tuple[StateTensor, ...]:
@@ -365,7 +564,7 @@ def _list_unused(operations: Sequence[Operation], originals: dict[int, StateTens
     return tuple(
         state
         for state in originals.values()
-        if id(state) not in reached and state.places[0][2] == "parameter" and state.tensor.is_floating_point()
+        if id(state) not in reached and state.is_parameter and state.tensor.is_floating_point()
     )
 
 
@@ -389,9 +588,7 @@ def _finished(
 def _owners_now(originals: dict[int, StateTensor]) -> dict[int, StateTensor]:
     owners = dict(originals)
     for state in originals.values():
-        module, attribute, place = state.places[0]
-        store = {"parameter": module._parameters, "buffer": module._buffers, "attribute": module.__dict__}[place]
-        owners[id(store.get(attribute))] = state
+        owners[id(state.places[0].get())] = state
     return owners
 
 

@@ -2,8 +2,9 @@
 
 The reference knows nothing of tracing, coupling or slicing. It runs the *original* model with every dropped slice of
 every parameter set to "does not exist" (NaN) under arithmetic that skips what does not exist: sums and products leave
-it out, statistics (LayerNorm, GroupNorm, mean, norm) are computed over what is left, everything else carries it along.
+it out, statistics (LayerNorm, softmax, mean, norm) are computed over what is left, everything else carries it along.
 This equals zeroing the dropped slices wherever a zero contributes nothing, and is what slicing means where it does not.
+A dropped block runs as ever, but hands on what it was given in place of its result.
 A cut that takes an index from one place and not from its partner lets NaN into a kept value, or leaves a term in:
 either way the two outputs differ. The proof runs on the model's own weights and once more on random ones.
 """
@@ -24,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cleanai.errors import PlanError, VerificationError
 from cleanai.inputs import call_model, map_tensors, output_tensors
-from cleanai.isolation import StateTensor, list_state, preserve_model, seed_random_state, store_tensor
+from cleanai.isolation import StateTensor, drop_caches, list_state, preserve_model, seed_random_state
 from cleanai.plan import Plan, TensorCut
 from cleanai.slicing import slice_model
 from cleanai.trace import ForwardFunction, leaves_of, set_training_of_containers
@@ -55,6 +56,11 @@ class Verification:
 
 
 # ------------------------------------------------------------------------------- arithmetic that skips the missing
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor holds whole numbers or truth values: only others can say that something does not exist."""
+    return not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def _missing(tensor: Tensor, dims: Sequence[int]) -> Tensor:
@@ -128,7 +134,7 @@ def _attention(
         scores = scores.masked_fill(hidden, float("-inf"))
     if attn_mask is not None:
         scores = scores + attn_mask
-    return _matmul(torch.softmax(scores, dim=-1), value)
+    return _matmul(_softmax(scores, -1, False), value)
 
 
 def _flash_attention_for_cpu(
@@ -180,8 +186,10 @@ def _variance_and_mean(x: Tensor, dim: Any = None, *, keepdim: bool = False, **k
 
 def _vector_norm(x: Tensor, order: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     dims = _dims(x, dim)
-    clean = torch.where(x.isnan(), 0.0, x)
-    norm = torch.linalg.vector_norm(clean, order, dims, True).masked_fill(_missing(x, dims), float("nan"))
+    clean = torch.where(x.isnan(), 0.0 if order is None or order >= 0 else float("inf"), x)
+    norm = torch.linalg.vector_norm(clean, 2 if order is None else order, dims, True).masked_fill(
+        _missing(x, dims), float("nan")
+    )
     return norm if keepdim else norm.squeeze(dims)
 
 
@@ -221,6 +229,22 @@ def _rms_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None, eps: float
     return (output if weight is None else output * weight), scale
 
 
+def _batch_norm(
+    x: Tensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With the batch's own statistics they are taken over what exists (instance norm, weight standardisation)."""
+    if not training:
+        return aten.native_batch_norm(x, weight, bias, mean, variance, training, momentum, eps)
+    others = [dim for dim in range(x.dim()) if dim != 1]
+    center = _mean(x, others, True)
+    scale = torch.rsqrt(_variance(x, others, correction=0, keepdim=True) + eps)
+    output = (x - center) * scale
+    per_channel = (1, -1) + (1,) * (x.dim() - 2)
+    output = output if weight is None else output * weight.reshape(per_channel)
+    output = output if bias is None else output + bias.reshape(per_channel)
+    return output, center.flatten(), scale.flatten()
+
+
 def _group_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, n: int, c: int, hxw: int, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -234,7 +258,168 @@ def _group_norm(
     return output, mean.squeeze(-1), scale.squeeze(-1)
 
 
+def _fill(x: Tensor, *value: Any) -> Tensor:
+    """What does not exist is not filled either."""
+    gone = x.isnan()
+    (x.fill_(*value) if value else x.zero_()).masked_fill_(gone, float("nan"))
+    return x
+
+
+def _pad(x: Tensor, amounts: Sequence[int], value: float = 0.0) -> Tensor:
+    """What does not exist is not padded: it exists nowhere along the padded dimensions."""
+    padded = [x.dim() - 1 - index // 2 for index, amount in enumerate(amounts) if amount]
+    return aten.constant_pad_nd(x, amounts, value).masked_fill_(_missing(x, padded), float("nan"))
+
+
+def _masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor:
+    filled = aten.masked_fill(x, mask, value)
+    return torch.where(x.isnan(), x, filled) if filled.shape == x.shape else filled
+
+
+def _where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """A single number put in place of what does not exist does not make it exist."""
+    result = torch.where(condition, a, b)
+    for whole, other in ((a, b), (b, a)):
+        if other.numel() == 1 and whole.is_floating_point():
+            result = result.masked_fill(whole.isnan(), float("nan"))
+    return result
+
+
+def _trilinear(
+    a: Tensor, b: Tensor, c: Tensor, first: Any, second: Any, third: Any, dims: Any, *_: Any, **__: Any
+) -> Tensor:
+    product = torch.ones((), dtype=a.dtype, device=a.device)
+    for factor, places in ((a, first), (b, second), (c, third)):
+        for dim in sorted(places):
+            factor = factor.unsqueeze(dim)
+        product = product * factor
+    return _sum(product, dims) if dims else product
+
+
+def _distances(a: Tensor, b: Tensor, order: float = 2.0, *_: Any) -> Tensor:
+    return _vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), order, -1)
+
+
+def _own_distances(x: Tensor, order: float = 2.0) -> Tensor:
+    first, second = torch.triu_indices(len(x), len(x), 1, device=x.device)
+    return _vector_norm(x[first] - x[second], order, 1)
+
+
+def _weight_norm(value: Tensor, scale: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+    norms = _vector_norm(value, 2, [other for other in range(value.dim()) if other != dim % value.dim()], True)
+    return value * (scale / norms), norms
+
+
+def _kept(function: Callable[..., Any], fill: float) -> Callable[..., Any]:
+    """An operation on what exists: the rest is a number that has no effect, and does not exist in the result."""
+
+    def compute(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        clean = torch.where(x.isnan(), fill, x)
+        found = function(clean, *args, **kwargs)
+        result, *positions = found if isinstance(found, (tuple, list)) else (found,)
+        if result.shape == x.shape:
+            gone = x.isnan()
+        elif args and isinstance(args[0], int):
+            gone = _missing(x, [args[0]])
+            gone = gone if gone.dim() == result.dim() else gone.squeeze(args[0])
+        else:
+            gone = x.isnan().all()
+        result = result.masked_fill(gone, float("nan"))
+        return (result, *positions) if positions else result
+
+    return compute
+
+
+_softmax = _kept(aten._softmax.default, float("-inf"))
+
+
+def _aminmax(x: Tensor, *, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    return _extreme(float("inf"))(x, dim, keepdim), _extreme(float("-inf"))(x, dim, keepdim)
+
+
+def _carried(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """An operation element by element that would make a number of what does not exist."""
+
+    def carry(*args: Any, **kwargs: Any) -> Tensor:
+        result = function(*args, **kwargs)
+        for operand in args:
+            if isinstance(operand, Tensor) and not _is_whole(operand):
+                result = result.masked_fill(operand.isnan(), float("nan"))
+        return result
+
+    return carry
+
+
+def _placed(function: Callable[..., Tensor], dims: Sequence[int]) -> Callable[..., Tensor]:
+    """An operation along positions whose result is zero where nothing is: what exists nowhere has no zeros either."""
+    return lambda x, *args, **kwargs: function(x, *args, **kwargs).masked_fill(_missing(x, dims), float("nan"))
+
+
+def _written(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Writing along a dimension: what exists nowhere in it, there or in what is written, does not afterwards."""
+
+    def write(x: Tensor, dim: int, index: Any, *args: Any, **kwargs: Any) -> Tensor:
+        result = function(x, dim, index, *args, **kwargs)
+        for tensor in (x, *args):
+            if isinstance(tensor, Tensor) and tensor.dim() == x.dim():
+                gone = _missing(tensor, [dim])
+                if all(a in (b, 1) for a, b in zip(gone.shape, x.shape, strict=True)):
+                    result = result.masked_fill(gone, float("nan"))
+        return result
+
+    return write
+
+
+def _patches(x: Tensor, *args: Any) -> Tensor:
+    result = aten.im2col(x, *args)
+    gone = _missing(x, [-2, -1]).squeeze(-1)
+    return result.masked_fill(gone.repeat_interleave(result.shape[-2] // x.shape[-3], -2), float("nan"))
+
+
+def _from_patches(x: Tensor, *args: Any) -> Tensor:
+    result = aten.col2im(x, *args)
+    gone = _missing(x.unflatten(-2, (result.shape[-3], -1)), [-2, -1])
+    return result.masked_fill(gone, float("nan"))
+
+
+def _diagonal_matrix(x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+    result = aten.diag_embed(x, offset, dim1, dim2)
+    if offset:
+        return result
+    gone = x.isnan()
+    cross = (gone.unsqueeze(-1) | gone.unsqueeze(-2)).movedim((-2, -1), (dim1, dim2))
+    return result.masked_fill(cross, float("nan"))
+
+
+def _embedding_bag(weight: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    result, *rest = aten._embedding_bag(weight, *args, **kwargs)
+    return (result.masked_fill(_missing(weight, [0]), float("nan")), *rest)
+
+
+def _loss(function: Callable[..., Tensor], place: int) -> Callable[..., Tensor]:
+    """A loss over what exists; ``place`` is where the argument stands that says how it is summed up."""
+
+    def compute(*args: Any) -> Tensor:
+        operands = (*args[:place], *(None,) * (place - len(args)))
+        each = function(*operands, 0, *args[place + 1 :])
+        how = args[place] if len(args) > place else 1
+        return each if how == 0 else _mean(each) if how == 1 else _sum(each)
+
+    return compute
+
+
+def _in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda x, *args, **kwargs: x.copy_(function(x, *args, **kwargs))
+
+
 _RULES: dict[Any, Callable[..., Any]] = {
+    aten.constant_pad_nd.default: _pad,
+    aten.masked_fill.Scalar: _masked_fill,
+    aten.masked_fill.Tensor: _masked_fill,
+    aten.where.self: _where,
+    aten.fill_.Scalar: _fill,
+    aten.fill_.Tensor: _fill,
+    aten.zero_.default: _fill,
     aten.mm.default: _matmul,
     aten.bmm.default: _matmul,
     aten.mv.default: lambda a, b: _matmul(a, b[:, None])[:, 0],
@@ -257,18 +442,84 @@ _RULES: dict[Any, Callable[..., Any]] = {
     aten.amin.default: _extreme(float("inf")),
     aten.logsumexp.default: _logsumexp,
     aten.native_layer_norm.default: _layer_norm,
+    aten.native_batch_norm.default: _batch_norm,
     aten.native_group_norm.default: _group_norm,
+    aten.addmv.default: lambda x, a, b, **kwargs: _addmm(x[..., None], a, b[:, None], **kwargs)[:, 0],
+    aten.addbmm.default: lambda x, a, b, *, beta=1, alpha=1: x * beta + _sum(_matmul(a, b), 0) * alpha,
+    aten.vdot.default: lambda a, b: _matmul(a.conj()[None], b[:, None])[0, 0],
+    aten._trilinear.default: _trilinear,
+    aten._cdist_forward.default: _distances,
+    aten._euclidean_dist.default: _distances,
+    aten._pdist_forward.default: _own_distances,
+    aten.dist.default: lambda a, b, order=2: _vector_norm(a - b, order),
+    aten._weight_norm_interface.default: _weight_norm,
+    aten._embedding_bag.default: _embedding_bag,
+    aten.nansum.default: _sum,
+    aten.std_mean.correction: lambda x, dim=None, **kwargs: (
+        _deviation(x, dim, **kwargs),
+        _mean(x, dim, kwargs.get("keepdim", False)),
+    ),
+    aten.prod.default: _kept(aten.prod.default, 1.0),
+    aten.prod.dim_int: _kept(aten.prod.dim_int, 1.0),
+    aten.max.default: _kept(aten.max.default, float("-inf")),
+    aten.max.dim: _kept(aten.max.dim, float("-inf")),
+    aten.min.default: _kept(aten.min.default, float("inf")),
+    aten.min.dim: _kept(aten.min.dim, float("inf")),
+    aten.aminmax.default: _aminmax,
+    aten._softmax.default: _softmax,
+    aten._log_softmax.default: _kept(aten._log_softmax.default, float("-inf")),
+    aten._safe_softmax.default: _kept(aten._safe_softmax.default, float("-inf")),
+    aten.cumsum.default: _kept(aten.cumsum.default, 0.0),
+    aten.cumprod.default: _kept(aten.cumprod.default, 1.0),
+    aten.logcumsumexp.default: _kept(aten.logcumsumexp.default, float("-inf")),
+    aten.cummax.default: _kept(aten.cummax.default, float("-inf")),
+    aten.cummin.default: _kept(aten.cummin.default, float("inf")),
+    aten.im2col.default: _patches,
+    aten.col2im.default: _from_patches,
+    aten.diag_embed.default: _diagonal_matrix,
+    aten.mse_loss.default: _loss(aten.mse_loss.default, 2),
+    aten.smooth_l1_loss.default: _loss(aten.smooth_l1_loss.default, 2),
+    aten.huber_loss.default: _loss(aten.huber_loss.default, 2),
+    aten.binary_cross_entropy_with_logits.default: _loss(aten.binary_cross_entropy_with_logits.default, 4),
+    aten.masked_fill_.Scalar: _in_place(_masked_fill),
+    aten.masked_fill_.Tensor: _in_place(_masked_fill),
 }
+for _packet, _space in (
+    (aten.grid_sampler_2d, (-2, -1)),
+    (aten.grid_sampler_3d, (-3, -2, -1)),
+    (aten.max_unpool2d, (-2, -1)),
+    (aten.max_unpool3d, (-3, -2, -1)),
+    (aten.tril, (-2, -1)),
+    (aten.triu, (-2, -1)),
+):
+    _RULES[_packet.default] = _placed(_packet.default, _space)
+for _name in (
+    "sign",
+    "sgn",
+    "nan_to_num",
+    "pow",
+    "fmax",
+    "fmin",
+    "copysign",
+    "heaviside",
+    "hypot",
+    "igamma",
+    "igammac",
+):
+    _packet = getattr(aten, _name)
+    _RULES.update({getattr(_packet, o): _carried(getattr(_packet, o)) for o in _packet.overloads() if "out" not in o})
+for _name in ("index_add", "index_copy", "index_fill", "index_reduce", "scatter", "scatter_add", "scatter_reduce"):
+    _packet, _writing = getattr(aten, _name), getattr(aten, f"{_name}_")
+    for _overload in _writing.overloads():
+        if _overload in _packet.overloads():
+            _rule = _written(getattr(_packet, _overload))
+            _RULES.update({getattr(_packet, _overload): _rule, getattr(_writing, _overload): _in_place(_rule)})
 if hasattr(aten, "_fused_rms_norm"):
     _RULES[aten._fused_rms_norm.default] = _rms_norm
 
 
 def _leaky(x: Tensor, *_: Any, **__: Any) -> Tensor:
     return torch.where(x > 0, x, 0.3 * x)
-
-
-def _in_place(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda x, *args, **kwargs: x.copy_(function(x, *args, **kwargs))
 
 
 # Activations that are flat somewhere: a unit that is dead there on the proof's few inputs would hide a wrong cut of it.
@@ -282,6 +533,7 @@ _NEVER_FLAT: dict[Any, Callable[..., Any]] = {
     },
 }
 
+
 # Dropout that a forward insists on would draw other numbers for the smaller tensors.
 _NO_DROPOUT: dict[Any, Callable[..., Any]] = {
     aten.bernoulli_.float: lambda x, p=0.5, **_: x.fill_(p),
@@ -289,20 +541,94 @@ _NO_DROPOUT: dict[Any, Callable[..., Any]] = {
 }
 
 
-class _ProofArithmetic(TorchDispatchMode):
-    """The arithmetic of a proof: without dropout, on request skipping what does not exist, or never flat."""
+# Constants (what needs no gradient: neither weights nor inputs nor what follows from them) exist where that exists
+# which they are joined to: the zeros that a sequence is padded with have as many channels as the sequence.
 
-    def __init__(self, masked: bool, perturbed: bool) -> None:
+
+def _copy(target: Tensor, source: Tensor, *args: Any) -> Tensor:
+    gone = target.isnan() if not source.requires_grad and not _is_whole(target) else None
+    target = target.copy_(source, *args)
+    return target if gone is None else target.masked_fill_(gone, float("nan"))
+
+
+def _all_but(mask: Tensor, axis: int, *, every: bool) -> Tensor:
+    """Whether something holds for every (or any) element of each index of an axis."""
+    for dim in range(mask.dim()):
+        if dim != axis:
+            mask = mask.all(dim, keepdim=True) if every else mask.any(dim, keepdim=True)
+    return mask
+
+
+def _join_constants(parts: Sequence[Tensor], dim: int = 0) -> Sequence[Tensor]:
+    """The parts of a concatenation: along the other axes, what is missing in all others is missing in constants."""
+    full = [part for part in parts if part.shape != (0,)]
+    known = [part for part in full if part.requires_grad]
+    if not known or len(known) == len(full) or any(_is_whole(part) for part in full):
+        return parts
+    rank = full[0].dim()
+    gone = torch.zeros((), dtype=torch.bool)
+    for axis in set(range(rank)) - {dim % rank}:
+        missing = [_all_but(part.isnan(), axis, every=True) for part in known]
+        gone = gone | torch.stack(missing).all(0)
+    return [p if p.requires_grad or p.shape == (0,) else p.masked_fill(gone, float("nan")) for p in parts]
+
+
+def _constant_base(target: Any) -> Tensor | None:
+    """The constant of which a tensor that is written to is a view."""
+    if not isinstance(target, Tensor) or _is_whole(target) or not target._is_view():
+        return None
+    base = target._base
+    return base if base is not None and not base.requires_grad else None
+
+
+def _settle_constant(base: Tensor, view: Tensor) -> None:
+    """An index of a constant of which everything just written is missing is missing in all of it."""
+    written = torch.zeros(base.shape, dtype=torch.bool, device=base.device)
+    torch.as_strided(written, view.shape, view.stride(), view.storage_offset()).fill_(True)
+    missing = base.isnan() | ~written
+    for axis in range(base.dim()):
+        gone = _all_but(missing, axis, every=True) & _all_but(written, axis, every=False)
+        if bool(gone.any()):
+            base.masked_fill_(gone, float("nan"))
+
+
+_RULES[aten.copy_.default] = _copy
+
+# New memory may hold NaN by chance, which would not exist.
+_UNSET = (aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default, aten.empty_strided.default)
+
+
+_LOWER = {torch.float64: (torch.float32, torch.float16, torch.bfloat16), torch.float32: (torch.float16, torch.bfloat16)}
+
+
+class _ProofArithmetic(TorchDispatchMode):
+    """The arithmetic of a proof: in one precision, without dropout, on request skipping what does not exist.
+
+    A forward that casts to a lower precision (RMSNorm in many language models) would round away what it is to show.
+    """
+
+    def __init__(self, dtype: torch.dtype, masked: bool, perturbed: bool) -> None:
         super().__init__()
+        self._dtype = dtype
         self._rules = {**_NO_DROPOUT, **(_RULES if masked else {}), **(_NEVER_FLAT if perturbed else {})}
+        self._masked = masked
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if kwargs.get("dtype") in _LOWER[self._dtype]:
+            kwargs = {**kwargs, "dtype": self._dtype}
+        if func in _UNSET:
+            return func(*args, **kwargs).zero_()
+        if self._masked and func is aten.cat.default:
+            args = (_join_constants(*args), *args[1:])
+        target: Any = args[0] if self._masked and args and func._schema.is_mutable else None
+        filled = _constant_base(target)
         rule = self._rules.get(func)
-        first = next((value for value in args if isinstance(value, Tensor)), None)
-        if rule is not None and first is not None and first.is_floating_point():
-            return rule(*args, **kwargs)
-        return func(*args, **kwargs)
+        floating = any(isinstance(value, Tensor) and not _is_whole(value) for value in args)
+        result = rule(*args, **kwargs) if rule is not None and floating else func(*args, **kwargs)
+        if filled is not None:
+            _settle_constant(filled, target)
+        return result
 
 
 # ------------------------------------------------------------------------------------------------------- the proof
@@ -357,25 +683,27 @@ def _run(
             module.training = False
         if how.training:
             set_training_of_containers(model)
+        drop_caches(model)
         for state in list_state(model):
             tensor = state.tensor.detach().clone()
-            if tensor.is_floating_point():
-                tensor = tensor.to(dtype)
+            if not _is_whole(tensor):
+                tensor = tensor.to(dtype.to_complex() if tensor.is_complex() else dtype)
                 own = cuts.get(state.name, [])
                 if how.perturbed:
                     tensor = _perturb(state, tensor, own if already_cut else [])
                 for cut in own if masked else ():
                     tensor.index_fill_(cut.dim, torch.tensor(cut.dropped, device=tensor.device), float("nan"))
-            kind = state.places[0][2]
             # Differentiable parameters keep torch from switching to fused kernels that hide their arithmetic.
-            tensor = nn.Parameter(tensor, tensor.is_floating_point()) if kind == "parameter" else tensor
+            tensor = nn.Parameter(tensor, not _is_whole(tensor)) if state.is_parameter else tensor
             names[id(tensor)] = state.name
-            for module, attribute, place in state.places:
-                store_tensor(module, attribute, place, tensor)
+            for place in state.places:
+                place.put(tensor)
+        for path in plan.dropped_blocks if masked else ():
+            _pass_by(model.get_submodule(path))
         if change is not None:
             change(model)
         seed_random_state(seed)
-        with torch.enable_grad(), _ProofArithmetic(masked, how.perturbed):
+        with torch.enable_grad(), _ProofArithmetic(dtype, masked, how.perturbed):
             own_inputs = map_tensors(torch.Tensor.clone, inputs)  # a forward may write to them
             output = call_model(model, own_inputs, forward_fn)
             output = output_transform(output) if output_transform is not None else output
@@ -384,13 +712,37 @@ def _run(
         return [tensor.detach() for tensor in tensors], used
 
 
+def _pass_by(block: nn.Module) -> None:
+    """Makes a block return, in place of the first floating-point tensor of its output, the first one it was given."""
+    given: list[Tensor] = []
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def keep(value: Any) -> Any:
+            if given or not isinstance(value, Tensor) or not value.is_floating_point():
+                return value
+            given.append(value)
+            return value.clone()  # the block may write to what it is given
+
+        given.clear()
+        return tuple(keep(value) for value in args), {name: keep(value) for name, value in kwargs.items()}
+
+    def leave(_: nn.Module, args: Any, output: Any) -> Any:
+        def swap(tensor: Tensor) -> Tensor:
+            return given.pop() if given and tensor.is_floating_point() else tensor
+
+        return map_tensors(swap, output)
+
+    block.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
+    block.register_forward_hook(leave)
+
+
 def _perturb(state: StateTensor, tensor: Tensor, cuts: Sequence[TensorCut]) -> Tensor:
     """Random values for a parameter or a running statistic; a tensor that was cut gets those of its kept indices.
 
     A trained model may hide a wrong cut behind weights that are zero or all equal (a head initialised to zero, a norm
     that was never trained). Random weights hide nothing.
     """
-    if state.places[0][2] != "parameter" and not state.is_statistic:
+    if not state.is_parameter and not state.is_statistic:
         return tensor
     shape = list(tensor.shape)
     for cut in cuts:
@@ -474,9 +826,10 @@ def _checksums(model: nn.Module, plan: Plan | None = None) -> dict[str, int]:
     cuts: dict[str, list[TensorCut]] = {}
     for cut in plan.cuts if plan is not None else ():
         cuts.setdefault(cut.parameter, []).append(cut)
+    gone = plan.dropped_blocks if plan is not None else ()
     sums = {}
     for state in list_state(model):
-        if state.places[0][2] == "attribute":
+        if state.kind in ("attribute", "item") or any(state.name.startswith(f"{path}.") for path in gone):
             continue
         tensor = state.tensor.detach().cpu()
         for cut in cuts.get(state.name, ()):
@@ -492,7 +845,7 @@ def _relative_difference(result: Sequence[Tensor], reference: Sequence[Tensor]) 
     for ours, theirs in zip(result, reference, strict=True):
         if ours.shape != theirs.shape:
             return float("inf")
-        if not theirs.is_floating_point() or not theirs.numel():
+        if _is_whole(theirs) or not theirs.numel():
             continue
         same = ours == theirs  # infinities of the original (masks) must be the same infinities
         difference = torch.where(same, 0.0, (ours - theirs).abs().double())

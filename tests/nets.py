@@ -59,7 +59,7 @@ def randomise(model: nn.Module, seed: int = 0) -> Any:
             if parameter.dim() < 2:
                 parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.25)
             else:
-                values = torch.randn(parameter.shape, generator=generator)
+                values = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
                 parameter.copy_(values * max(1, parameter[0].numel()) ** -0.5)
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):
@@ -89,11 +89,15 @@ def words(count: int = 5, vocabulary: int = 11) -> Inputs:
     return lambda batch: torch.arange(batch * count).reshape(batch, count) % vocabulary
 
 
-class ChannelMean(nn.Module):
-    """The mean over the channels (dimension 1), kept as a dimension: a module, so that the oracle can replace it."""
+class OverKept(nn.Module):
+    """A function of all channels together (along ``dim``): a module, so that the oracle can give it the kept ones."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(1, keepdim=True)
+    def __init__(self, function: Callable[..., Tensor], dim: int = 1) -> None:
+        super().__init__()
+        self.function, self.dim = function, dim
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.function(*tensors)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, **options: Any) -> nn.Conv2d:
@@ -648,7 +652,8 @@ class SpatialAttention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.mean, self.gate, self.conv2 = conv(3, 8), ChannelMean(), conv(1, 1), conv(8, 5)
+        self.conv1, self.gate, self.conv2 = conv(3, 8), conv(1, 1), conv(8, 5)
+        self.mean = OverKept(lambda x: x.mean(1, keepdim=True))
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.conv1(x))
@@ -686,16 +691,17 @@ class ClassToken(nn.Module):
         return self.head(F.gelu(self.mix(x.transpose(1, 2)).transpose(1, 2))[:, 0])
 
 
-@case(image())
+@case(image(), kept_like={"softmax": ("conv1.weight", 0)})
 class SoftmaxChannels(nn.Module):
-    """A softmax over channels: how many there are is part of its meaning."""
+    """A softmax over channels: over those that are kept."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv0, self.conv1, self.conv2 = conv(3, 6), conv(6, 8), conv(8, 5)
+        self.softmax = OverKept(lambda x: x.softmax(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(self.conv1(F.relu(self.conv0(x))).softmax(1))
+        return self.conv2(self.softmax(self.conv1(F.relu(self.conv0(x)))))
 
 
 # --------------------------------------------------------------------------------------------------------- norms
@@ -1226,7 +1232,7 @@ class Checkpointed(_Checkpointed):
     pass
 
 
-@case(image(), prunes=False)
+@case(image())
 class CheckpointedReentrant(_Checkpointed):
     reentrant = True
 
@@ -1316,3 +1322,7 @@ class Hooked(nn.Module):
 
 def _double_output(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
     return output * 2
+
+
+import nets_layers  # noqa: E402, F401 (registers more cases)
+import nets_operations  # noqa: E402, F401

@@ -1,7 +1,7 @@
 """The tests' own oracle: the original with every dropped slice set to zero, in float64.
 
 It shares no code with the engine. Zero contributes nothing to a sum or a product, so this is exact except where a
-statistic is taken over channels. There (`LayerNorm`, `RMSNorm`, `GroupNorm`, the `ChannelMean` of `nets.py`) the copy
+statistic is taken over channels. There (`LayerNorm`, `RMSNorm`, `GroupNorm`, the `OverKept` of `nets.py`) the copy
 computes it over the kept part.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from nets import ChannelMean, HandRmsNorm
+from nets import HandRmsNorm, OverKept
 from torch import Tensor, nn
 
 from cleanai.plan import Plan
@@ -47,16 +47,19 @@ class _KeptNorm(nn.Module):
         return normal.movedim(-1, self.dim)
 
 
-class _KeptMean(nn.Module):
-    """The mean over the kept channels."""
+class _KeptOnly(nn.Module):
+    """A function of the kept channels; where it has a result for each, those of the others are zero."""
 
-    def __init__(self, kept: Tensor) -> None:
+    def __init__(self, layer: OverKept, kept: Tensor) -> None:
         super().__init__()
-        self.kept = kept.double()
+        self.function, self.dim, self.kept = layer.function, layer.dim, kept.nonzero().flatten()
 
-    def forward(self, x: Tensor) -> Tensor:
-        kept = self.kept.reshape(1, -1, *(1,) * (x.dim() - 2))
-        return (x * kept).sum(1, keepdim=True) / kept.sum()
+    def forward(self, *tensors: Tensor) -> Tensor:
+        full = self.function(*tensors)
+        result = self.function(*(tensor.index_select(self.dim, self.kept) for tensor in tensors))
+        if full.shape == result.shape:
+            return result
+        return torch.zeros_like(full).index_copy(self.dim, self.kept, result)
 
 
 class _HandEps:
@@ -69,6 +72,9 @@ class _HandEps:
 def to_double(model: nn.Module) -> nn.Module:
     """A copy in float64 and evaluation mode, tensors in plain attributes included."""
     twin = copy.deepcopy(model).double().eval()
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        if tensor.is_complex():
+            tensor.data = tensor.data.to(torch.complex128)
     for module in twin.modules():
         for name, value in vars(module).items():
             if isinstance(value, Tensor) and value.is_floating_point():
@@ -128,7 +134,7 @@ def _tensor_names(model: nn.Module) -> list[tuple[str, str, str]]:
 
 
 def _kept_version(path: str, module: nn.Module, plan: Plan, kept_like: KeptLike) -> nn.Module | None:
-    if not isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm | ChannelMean | HandRmsNorm):
+    if not isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm | OverKept | HandRmsNorm):
         return None
     parameter, dim = kept_like.get(path, (f"{path}.weight", 0))
     cut = next((cut for cut in plan.cuts if (cut.parameter, cut.dim) == (parameter, dim)), None)
@@ -136,8 +142,8 @@ def _kept_version(path: str, module: nn.Module, plan: Plan, kept_like: KeptLike)
         return None
     kept = torch.ones(cut.size)
     kept[list(cut.dropped)] = 0
-    if isinstance(module, ChannelMean):
-        return _KeptMean(kept)
+    if isinstance(module, OverKept):
+        return _KeptOnly(module, kept)
     if isinstance(module, nn.GroupNorm):
         return _KeptNorm(module, kept, 1, module.num_groups, center=True)
     if isinstance(module, HandRmsNorm):

@@ -16,9 +16,22 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 # Each file may import those before it. "__init__" is the package itself: what it offers to users.
 ORDER = (
     # what everything may use
-    *("errors", "texts", "inputs", "isolation", "layers"),
+    *("errors", "texts", "inputs", "isolation", "layers", "registry"),
     # the pipeline
-    *("trace", "fields", "rules", "coupling", "calibration", "importance", "select", "plan", "slicing", "fitting"),
+    *(
+        "trace",
+        "fields",
+        "rules",
+        "coupling",
+        "calibration",
+        "importance",
+        "select",
+        "plan",
+        "depth",
+        "slicing",
+        "prediction",
+        "fitting",
+    ),
     *("cost", "verify", "evaluate"),
     # what is shown
     *("rendering", "plots", "report"),
@@ -26,7 +39,12 @@ ORDER = (
     *("pruner", "__init__", "data", "models", "training", "demo", "cli"),
 )
 # A package inside has its own order, and one place among the others.
-INSIDE = {"rules": ("context", "arithmetic", "contraction", "normalisation", "movement", "indexing", "__init__")}
+INSIDE = {
+    "rules": (
+        *("context", "arithmetic", "contraction", "normalisation", "movement", "indexing", "probing"),
+        *("layer", "recurrent", "__init__"),
+    )
+}
 PRUNING_LIBRARIES = {"torch_pruning", "fasterai", "only_train_once", "nni", "neural_compressor", "sparseml"}
 
 

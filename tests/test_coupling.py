@@ -43,6 +43,12 @@ def reads(*paths: str) -> str:
     return " ".join(f"{path}.weight:1" for path in paths)
 
 
+def recurrent(path: str) -> str:
+    """The hidden units of one recurrent layer: rows of every gate, and the columns that read them back."""
+    rows = " ".join(f"{path}.{name}_l0:0" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    return f"{rows} {path}.weight_hh_l0:1"
+
+
 def assert_group(group: Group, kind: str, blocks: Sequence[int], members: str) -> None:
     """A group has these units, in these blocks, and exactly these members ("parameter:dim" by spaces)."""
     assert group.kind == kind
@@ -57,6 +63,11 @@ STEM = ("channels", [7], f"{layer('entry')} {reads('stem')}")
 BRANCHES = f"{layer('stem')} {reads('left', 'right')}"
 TWICE = f"{layer('stem')} shared.weight:0 shared.weight:1 shared.bias:0 {reads('fc')}"
 QUERIES = f"{layer('q')} {layer('k')} {layer('v')} {reads('out')}"
+NORMED = "4.parametrizations.weight."
+CHECKPOINTED = {
+    "conv1": ("channels", [8], f"{layer('conv1')} {reads('conv2')}"),
+    "conv2": ("channels", [6], f"{layer('conv2')} {reads('conv3')}"),
+}
 
 EXPECTED: dict[str, Expected] = {
     "plain_cnn": {
@@ -105,7 +116,10 @@ EXPECTED: dict[str, Expected] = {
         "conv": ("channels", [6], f"{layer('conv')} {reads('fc1')}"),
         "fc1": ("channels", [8], f"{layer('fc1')} {reads('fc2')}"),
     },
-    "pixel_shuffle": {"conv0": ("channels", [6], f"{layer('conv0')} {reads('conv1')}")},
+    "pixel_shuffle": {
+        "conv0": ("channels", [6], f"{layer('conv0')} {reads('conv1')}"),
+        "conv1": ("groups", [4], f"{layer('conv1')} {reads('conv2')}"),
+    },
     "einsum": {
         "fc1": ("channels", [8], f"{layer('fc1')} weight:0"),
         "weight": ("channels", [10], f"weight:1 {reads('fc2')}"),
@@ -162,7 +176,10 @@ EXPECTED: dict[str, Expected] = {
     "spatial_attention": {"conv1": ("channels", [8], f"{layer('conv1')} {reads('conv2')}")},
     "expand": {"conv1": ("channels", [8], f"{layer('conv1')} scale:0 {reads('gate', 'conv2')}")},
     "class_token": {"token": ("channels", [8], f"token:2 {layer('embed')} positions:2 {reads('head')}")},
-    "softmax_channels": {"conv0": ("channels", [6], f"{layer('conv0')} {reads('conv1')}")},
+    "softmax_channels": {
+        "conv0": ("channels", [6], f"{layer('conv0')} {reads('conv1')}"),
+        "conv1": ("channels", [8], f"{layer('conv1')} {reads('conv2')}"),
+    },
     "layer_norm": {
         "embed": (
             "channels",
@@ -175,6 +192,14 @@ EXPECTED: dict[str, Expected] = {
     "group_norm": {
         "conv1": ("groups", [3], f"{layer('conv1')} {layer('norm1')} {reads('conv2')}"),
         "conv2": ("channels", [8], f"{layer('conv2')} {layer('norm2')} {reads('conv3')}"),
+    },
+    "instance_norm": {
+        "conv0": ("channels", [6], f"{layer('conv0')} {reads('conv1')}"),
+        "conv1": ("channels", [8], f"{layer('conv1')} {reads('conv2')}"),
+    },
+    "instance_norm_statistics": {
+        "conv0": ("channels", [6], f"{layer('conv0')} {reads('conv1')}"),
+        "conv1": ("channels", [8], f"{layer('conv1')} {norm('norm')} {reads('conv2')}"),
     },
     "rms_norm": {
         "embed": ("channels", [8], f"{layer('embed')} hand.weight:0 {reads('fc')}"),
@@ -204,8 +229,15 @@ EXPECTED: dict[str, Expected] = {
         "hidden.0": ("channels", [6], "hidden.0:0 hidden.1:0 readout.weight:0"),
     },
     "plain_tensors": {"fc1": ("channels", [8], f"{layer('fc1')} scale:0 shift:0 {reads('fc2')}")},
+    # Directions (original1) and their lengths (original0); a column that goes is missing in every direction.
     "weight_norm": {
         "0": ("channels", [9], f"{layer('0')} {reads('2')}"),
+        "2": ("channels", [10], f"{layer('2')} {NORMED}original1:1"),
+        "4.parametrizations.weight.original1": (
+            "channels",
+            [8],
+            f"{NORMED}original0:0 {NORMED}original1:0 4.bias:0 {reads('6')}",
+        ),
         "6": ("channels", [7], f"{layer('6')} {reads('8')}"),
     },
     "attention_matmul": {"qkv": ("heads", [3], f"{layer('qkv')} {reads('proj')}")},
@@ -253,10 +285,20 @@ EXPECTED: dict[str, Expected] = {
         "conv2": ("channels", [6], f"{layer('conv2')} {reads('fc')}"),
         "aux_conv": ("channels", [10], f"{layer('aux_conv')} {reads('aux_fc')}"),
     },
-    "custom_function": {"conv0": ("channels", [6], f"{layer('conv0')} {reads('conv1')}")},
-    "checkpointed": {
+    "custom_function": {
+        "conv0": ("channels", [6], f"{layer('conv0')} {reads('conv1')}"),
         "conv1": ("channels", [8], f"{layer('conv1')} {reads('conv2')}"),
-        "conv2": ("channels", [6], f"{layer('conv2')} {reads('conv3')}"),
+    },
+    "checkpointed": CHECKPOINTED,
+    "checkpointed_reentrant": CHECKPOINTED,
+    "lstm": {
+        "embed": ("channels", [8], f"{layer('embed')} lstm.weight_ih_l0:1"),
+        "lstm.weight_ih_l0": ("channels", [10], f"{recurrent('lstm')} {reads('fc1')}"),
+        "fc1": ("channels", [7], f"{layer('fc1')} {reads('fc2')}"),
+    },
+    "gru": {
+        "gru.weight_ih_l0": ("channels", [10], f"{recurrent('gru')} {reads('fc1')}"),
+        "fc1": ("channels", [7], f"{layer('fc1')} {reads('fc2')}"),
     },
     "unused": {"conv1": ("channels", [8], f"{layer('conv1')} {reads('conv2')}")},
     "caching": {"conv1": ("channels", [8], f"{layer('conv1')} {reads('conv2')}")},
@@ -379,6 +421,21 @@ def test_gates_pair_each_gate_with_its_value() -> None:
     assert units_of(group, "both.weight") == [index % 10 for index in range(20)]
 
 
+def test_a_pixel_shuffle_takes_the_four_channels_that_become_one() -> None:
+    group = prunable(analyze("pixel_shuffle"))["conv1"]
+    assert units_of(group, "conv1.weight") == [index // 4 for index in range(16)]
+    assert units_of(group, "conv2.weight", 1) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("name", "gates"), [("lstm", 4), ("gru", 3)])
+def test_a_hidden_unit_goes_with_its_row_in_every_gate(name: str, gates: int) -> None:
+    group = prunable(analyze(name))[f"{name}.weight_ih_l0"]
+    rows = [index % 10 for index in range(10 * gates)]
+    assert units_of(group, f"{name}.weight_ih_l0") == units_of(group, f"{name}.bias_hh_l0") == rows
+    assert units_of(group, f"{name}.weight_hh_l0", 1) == units_of(group, "fc1.weight", 1) == list(range(10))
+    assert group.width == gates
+
+
 def test_members_say_whether_a_dimension_is_written_or_read() -> None:
     roles = {f"{m.parameter}:{m.dim}": m.role for m in prunable(analyze("plain_cnn"))["conv1"].members}
     assert roles == {
@@ -396,11 +453,7 @@ def test_layers_are_listed_in_the_order_of_the_forward() -> None:
 REASONS = {
     "plain_cnn": ("fc.weight", "the output of the model"),
     "index_tensor": ("stem.weight", "Index picks from it by position"),
-    "pixel_shuffle": ("conv1.weight", "no rule for the operation PixelShuffle"),
-    "custom_function": ("conv1.weight", "no rule for the operation _Doubled"),
-    "checkpointed_reentrant": ("conv1.weight", "no rule for the operation CheckpointFunction"),
-    "slice_write": ("conv1.weight", "no rule for the operation CopySlices"),
-    "softmax_channels": ("conv1.weight", "Softmax normalises over it"),
+    "slice_write": ("conv1.weight", "does not follow a cut of it: Slice"),
     "split_literal": ("stem.weight", "does not follow a cut of it"),
     "slice_literal": ("stem.weight", "does not follow a cut of it"),
     "view_literal": ("conv.weight", "does not follow a cut of it"),
@@ -408,7 +461,6 @@ REASONS = {
     "embedding": ("words.weight", "the vocabulary of Embedding in words"),
     "named_outputs": ("fc2.weight", "the output of the model"),
     "grouped": ("conv2.weight", "whole heads or groups"),
-    "weight_norm": ("4.parametrizations.weight.original1", "WeightNorm"),
 }
 
 
@@ -476,11 +528,11 @@ class Lambda(nn.Module):
         (lambda x: torch.cat([x, x[:, :0]], 1), 8),
         (lambda x: x + x.roll(0, 1), 8),
         (lambda x: F.leaky_relu(x, 0.2) * torch.erf(x) / (1 + x.abs()), 8),
+        (lambda x: x.cumsum(1), 8),  # what is gone adds nothing to the sums that are left
         (lambda x: x.clamp(-1, 1).square().add(1).log(), 8),
         (lambda x: torch.where(x > 0, x, 0.1 * x), 0),  # where the condition comes from is not in the graph
         (lambda x: x + x.roll(8, 1), 0),  # moves nothing now, but would after a cut
         (lambda x: x.roll(9, 1), 0),
-        (lambda x: x.cumsum(1), 0),
         (lambda x: x.sort(1)[0], 0),
         (lambda x: x[:, [7, 6, 5, 4, 3, 2, 1, 0]], 0),
         (lambda x: torch.where(torch.arange(8) > 3, x, -x), 0),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
 
 from cleanai.fields import IntArray, Labelled, Labels, Shape, align
 from cleanai.isolation import StateTensor
@@ -51,13 +54,24 @@ class Count:
     labels: IntArray | None
 
 
+@dataclass(frozen=True)
+class Positions:
+    """A tensor of positions: how it lies in its storage, its fields, and what it counts along."""
+
+    layout: tuple[Any, ...]
+    value: Labelled
+    along: tuple[IntArray, ...]
+
+
 @dataclass
 class Context:
     """What the rules share: the labels, the labelled tensors of the model, and what they note on the way.
 
     ``counts`` holds, by operation, the numbers it was called with that must follow a cut. ``contracted`` are the
     (tensor, dimension) pairs that are summed over. ``partner`` is what the current operation's unlabelled operands are,
-    in words.
+    in words. ``unwritten`` are the labels of new tensors that the forward fills part by part. ``unproven`` are labels
+    of which the graph may not tell all, with the operation. ``positions`` are tensors of positions that
+    operations returned (of a maximum, of a pooled value), by their storage: in no graph, but others may be given them.
     """
 
     labels: Labels = field(default_factory=Labels)
@@ -68,6 +82,9 @@ class Context:
     sites: list[Site] = field(default_factory=list)
     counts: dict[int, list[Count]] = field(default_factory=dict)
     partner: str = ""
+    unwritten: set[int] = field(default_factory=set)
+    unproven: list[tuple[IntArray, str]] = field(default_factory=list)
+    positions: dict[int, Positions] = field(default_factory=dict)
 
     def label_state(self, state: StateTensor, shape: Shape) -> Labelled:
         """A model tensor, in the shape it has in the trace, with fresh labels on every dimension; always the same."""
@@ -80,6 +97,39 @@ class Context:
             self.states[state.name] = Labelled(shape, fields, is_weight=True)
         return self.states[state.name]
 
+    def note_positions(self, tensor: Tensor | None, value: Labelled, along: Iterable[IntArray] = ()) -> None:
+        """A tensor of positions that an operation returned has the fields of ``value`` and counts along some labels."""
+        if tensor is not None:
+            self.positions[_storage(tensor)] = Positions(_layout(tensor), value, tuple(along))
+
+    def use_positions(self, tensor: Tensor, reason: str) -> Labelled | None:
+        """The fields of a tensor of positions that an operation is given; what it counts along stays as it is."""
+        found = self.positions.get(_storage(tensor))
+        if found is None:
+            return None
+        for labels in found.along:
+            self.labels.freeze(labels, reason)
+        return self.labels.reshape(found.value, tuple(tensor.shape)) if found.layout == _layout(tensor) else None
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    """Where a tensor's elements lie, however many dimensions of size 1 it has."""
+    places = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.storage_offset(), *(place for place in places if place[0] != 1)
+
+
+def saved_tensor(op: Operation, name: str) -> Tensor | None:
+    """A tensor that autograd saved; None where there is none, or it was overwritten since."""
+    try:
+        tensor = op.saved(name)
+    except RuntimeError:
+        return None
+    return tensor if isinstance(tensor, Tensor) else None
+
 
 def known(inputs: Inputs) -> list[Labelled]:
     return [value for value in inputs if value is not None]
@@ -91,16 +141,31 @@ def freeze_all(context: Context, op: Operation, inputs: Inputs, reason: str) -> 
     return [Labelled(shape) for shape in op.shapes]
 
 
+def keep_apart(context: Context, value: Labelled, dims: Iterable[int]) -> dict[int, IntArray]:
+    """The fields of a tensor after an operation that mixes what stands along some dimensions, whatever is kept there.
+
+    Along the others an index is then one, wherever along these dimensions it stands.
+    """
+    mixed = {dim % len(value.shape) for dim in dims}
+    fields = {}
+    for axis, labels in value.fields.items():
+        for dim in mixed if axis not in mixed else ():
+            labels = context.labels.collapse(labels, dim)
+        fields[axis] = labels
+    return fields
+
+
+def keep_whole(context: Context, value: Labelled, dims: Iterable[int], reason: str) -> dict[int, IntArray]:
+    """The fields left by an operation that goes by the positions along some dimensions: these stay as they are."""
+    whole = {dim % len(value.shape) for dim in dims}
+    context.labels.freeze_value(value, reason, whole)
+    return {axis: labels for axis, labels in keep_apart(context, value, whole).items() if axis not in whole}
+
+
 def reduce(context: Context, value: Labelled, dims: Iterable[int], keepdim: bool) -> Labelled:
     """The fields after a reduction. A labelled dimension that is reduced is computed over what is kept."""
     gone = {dim % len(value.shape) for dim in dims}
-    fields = {}
-    for axis, labels in value.fields.items():
-        if axis in gone:
-            continue
-        for dim in gone:
-            labels = context.labels.collapse(labels, dim)
-        fields[axis] = labels
+    fields = {axis: labels for axis, labels in keep_apart(context, value, gone).items() if axis not in gone}
     shape = tuple(1 if dim in gone else size for dim, size in enumerate(value.shape))
     return Labelled(shape, fields) if keepdim else drop_dims(Labelled(shape, fields), gone)
 
@@ -162,3 +227,11 @@ def note_groups(context: Context, argument: str, groups: int, parts: dict[int, I
     rows = parts.get(0)
     labels = rows.ravel() if rows is not None and rows.size == groups else None
     context.counts.setdefault(context.labels.operation, []).append(Count(argument, None, groups, labels))
+
+
+def mark_contracted(context: Context, value: Labelled, dim: int) -> None:
+    """Remembers that a model tensor's dimension is an input: it is summed over."""
+    labels = value.fields.get(dim) if value.is_weight else None
+    owner = context.owners.get(int(labels.min())) if labels is not None else None
+    if labels is not None and owner is not None and owner[2] == labels.size:
+        context.contracted.add(owner[:2])

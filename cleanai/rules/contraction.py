@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cleanai.fields import IntArray, Labelled, Shape
+from cleanai.fields import IntArray, Labelled, Shape, align
 from cleanai.rules.context import (
     Context,
     Inputs,
@@ -15,7 +15,10 @@ from cleanai.rules.context import (
     freeze_all,
     handles,
     insert_dim,
+    keep_apart,
+    keep_whole,
     known,
+    mark_contracted,
     note_groups,
     reduce,
     split_groups,
@@ -31,8 +34,8 @@ def contract(context: Context, first: Labelled, second: Labelled, dims: Iterable
     return reduce(context, Labelled(shape, fields), dims, keepdim=False)
 
 
-def _matmul(context: Context, op: Operation, first: Labelled, second: Labelled) -> Labelled:
-    """(…, m, k) @ (…, k, n) -> (…, m, n)."""
+def _matmul(context: Context, op: Operation, first: Labelled, second: Labelled, also: Sequence[int] = ()) -> Labelled:
+    """(…, m, k) @ (…, k, n) -> (…, m, n); ``also`` are batch dimensions that are summed over too."""
     mark_contracted(context, second, len(second.shape) - 2)
     mark_contracted(context, first, len(first.shape) - 1)
     _note_linear_site(context, op, first, second)
@@ -41,15 +44,7 @@ def _matmul(context: Context, op: Operation, first: Labelled, second: Labelled) 
         for value in (first, second):
             if batch in value.fields:
                 context.heads.append(value.fields[batch])
-    return contract(context, insert_dim(first, rank), insert_dim(second, rank - 2), [rank - 1], op.where)
-
-
-def mark_contracted(context: Context, value: Labelled, dim: int) -> None:
-    """Remembers that a model tensor's dimension is an input: it is summed over."""
-    labels = value.fields.get(dim) if value.is_weight else None
-    owner = context.owners.get(int(labels.min())) if labels is not None else None
-    if labels is not None and owner is not None and owner[2] == labels.size:
-        context.contracted.add(owner[:2])
+    return contract(context, insert_dim(first, rank), insert_dim(second, rank - 2), [*also, rank - 1], op.where)
 
 
 def _note_linear_site(context: Context, op: Operation, first: Labelled, second: Labelled) -> None:
@@ -60,41 +55,104 @@ def _note_linear_site(context: Context, op: Operation, first: Labelled, second: 
                 context.sites.append(Site(op.module, side, labels.ravel()))
 
 
+def _factors(first: Labelled | None, second: Labelled | None, shape: Shape) -> tuple[Labelled, Labelled]:
+    """Both factors of a product of a shape; a constant one has the shape that follows from the other's."""
+    if first is None:
+        assert second is not None
+        first = Labelled((*second.shape[:-2], shape[-2], second.shape[-2]))
+    if second is None:
+        second = Labelled((*first.shape[:-2], first.shape[-1], shape[-1]))
+    return first, second
+
+
 @handles("Mm Bmm")
 def _mm(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
-    first, second = inputs
-    if first is None or second is None:
-        return freeze_operand(context, op, inputs)
-    return [_matmul(context, op, first, second)]
+    return [_matmul(context, op, *_factors(inputs[0], inputs[1], op.shapes[0]))]
 
 
-@handles("Addmm Baddbmm")
+@handles("Addmm Baddbmm Addbmm")
 def _addmm(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
-    """``beta * input + alpha * (first @ second)``, also batched (baddbmm)."""
+    """``beta * input + alpha * (first @ second)``, of batches one by one (baddbmm) or summed up (addbmm)."""
     bias, first, second = inputs
-    if first is None or second is None:
-        return freeze_operand(context, op, inputs)
-    product = _matmul(context, op, first, second)
+    product = Labelled(op.shapes[0])
+    if first is not None or second is not None:
+        also = [0] if op.kind == "Addbmm" else []
+        product = _matmul(context, op, *_factors(first, second, op.shapes[0]), also)
     operands = [product] if bias is None else [product, bias]
     return [Labelled(op.shapes[0], unite_elementwise(context, operands, op.shapes[0], op.where))]
 
 
-@handles("Mv Dot")
+@handles("Mv Dot Vdot Addmv")
 def _vector_product(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
-    """mv and dot: as matrices with a dimension of size 1."""
-    first, second = inputs
-    if first is None or second is None:
-        return freeze_operand(context, op, inputs)
-    vector = len(first.shape) == 1
-    left = insert_dim(first, 0) if vector else first
-    product = _matmul(context, op, left, insert_dim(second, 1))
-    return [drop_dims(product, (0, 1) if vector else (1,))]
+    """A product with a vector: as matrices with a dimension of size 1."""
+    bias = inputs[0] if op.kind == "Addmv" else None
+    first, second = inputs[-2:]
+    shape = op.shapes[0]
+    product = Labelled(shape)
+    if first is not None or second is not None:
+        rows = first if first is None or shape else insert_dim(first, 0)
+        column = None if second is None else insert_dim(second, 1)
+        product = _matmul(context, op, *_factors(rows, column, (*(shape or (1,)), 1)))
+        product = drop_dims(product, (1,) if shape else (0, 1))
+    operands = [product] if bias is None else [product, bias]
+    return [Labelled(shape, unite_elementwise(context, operands, shape, op.where))]
 
 
-def freeze_operand(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
-    for value in known(inputs):
-        context.labels.freeze_value(value, f"{op.where} multiplies it with a constant")
-    return [Labelled(shape) for shape in op.shapes]
+def _given(op: Operation, inputs: Inputs, *names: str) -> list[Labelled]:
+    """The operands of an operation; of those that are no part of the graph, autograd kept the shape."""
+    return [
+        value if value is not None else Labelled(op.saved_shape(name) or ())
+        for value, name in zip(inputs, names, strict=True)
+    ]
+
+
+@handles("Addr")
+def _outer_product(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """``beta * input + alpha * outer(first, second)``."""
+    bias, first, second = _given(op, inputs, "self", "vec1", "vec2")
+    operands = [bias, insert_dim(first, 1), second]
+    return [Labelled(op.shapes[0], unite_elementwise(context, operands, op.shapes[0], op.where))]
+
+
+@handles("Trilinear")
+def _trilinear(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """A product of three (nn.Bilinear), each seen with some more dimensions of size 1, summed over some."""
+    operands = _given(op, inputs, "i1", "i2", "i3")
+    for position in range(3):
+        for dim in sorted(op.saved_ints(f"expand{position + 1}")):
+            operands[position] = insert_dim(operands[position], dim)
+    summed = op.saved_ints("sumdim")
+    for operand in operands:
+        for dim in summed:
+            mark_contracted(context, operand, dim)
+    full = tuple(max(sizes) for sizes in zip(*(operand.shape for operand in operands), strict=True))
+    fields = unite_elementwise(context, operands, full, op.where)
+    return [reduce(context, Labelled(full, fields), summed, keepdim=False)]
+
+
+@handles("Cdist EuclideanDist")
+def _distances(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """Distances between the rows of two matrices (…, p, k) and (…, r, k): sums over what is kept of each row."""
+    first, second = _given(op, inputs, "x1", "x2")
+    rank = max(len(first.shape), len(second.shape))
+    first, second = insert_dim(align(first, rank), rank - 1), insert_dim(align(second, rank), rank - 2)
+    return [contract(context, first, second, [rank], op.where)]
+
+
+@handles("Dist")
+def _distance(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    operands = _given(op, inputs, "self", "other")
+    shape = tuple(np.broadcast_shapes(*(value.shape for value in operands)))
+    unite_elementwise(context, operands, shape, op.where)
+    return [Labelled(())]
+
+
+@handles("Pdist")
+def _own_distances(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """Distances between all pairs of rows: which pair stands where depends on how many there are."""
+    (value,) = known(inputs)
+    keep_whole(context, value, [0], f"{op.where} works on positions along it")
+    return [Labelled(op.shapes[0])]
 
 
 @handles("Convolution ConvolutionOverrideable MkldnnConvolution CudnnConvolution")
@@ -196,24 +254,25 @@ def _attention(context: Context, op: Operation, inputs: Inputs) -> list[Labelled
         return freeze_all(context, op, inputs, f"{op.where} has a constant operand")
     labels, rank = context.labels, len(query.shape)
     for operand in (query, key, value):
-        labels.freeze_value(operand, f"{op.where} attends over it", [rank - 2])
         if 1 in operand.fields and rank == 4:
             context.heads.append(operand.fields[1])
+    if op.saved("is_causal"):
+        for operand in (query, key, value):
+            labels.freeze_value(operand, f"{op.where} works on positions along it", [rank - 2])
+        query, key, value = (operand.without([rank - 2]) for operand in (query, key, value))
     if op.saved("scale") is None:
         for operand in (query, key):
             labels.freeze_value(operand, f"{op.where} scales by the size of it", [rank - 1])
-    query, key, value = (
-        reduce(context, _repeat_heads(operand, query.shape), [rank - 2], keepdim=True)
-        for operand in (query, key, value)
-    )
-    scores = contract(context, query, key, [rank - 1], op.where)
-    mask = op.saved_shape("attn_mask") or op.saved_shape("attn_bias")
-    operands = [Labelled((*scores.shape, 1), {a: f[..., None] for a, f in scores.fields.items()}), value]
-    if mask is not None:
-        operands.append(Labelled((*((1,) * (rank - len(mask))), *mask[:-2], 1, 1)))
-    shape = op.shapes[0]
-    fields = unite_elementwise(context, operands, (*shape[:-2], 1, shape[-1]), op.where)
-    return [Labelled(shape, fields), *(Labelled(other) for other in op.shapes[1:])]
+    key, value = (_repeat_heads(operand, query.shape) for operand in (key, value))
+    # Scores (…, queries, keys), over the keys a softmax of what is kept; then (…, queries, keys, channels).
+    scores = contract(context, insert_dim(query, rank - 1), insert_dim(key, rank - 2), [rank], op.where)
+    mask = inputs[3] if len(inputs) > 3 else None
+    shape = op.saved_shape("attn_mask") or op.saved_shape("attn_bias")
+    masks = [mask] if mask is not None else [] if shape is None else [Labelled(shape)]
+    scores = Labelled(scores.shape, unite_elementwise(context, [scores, *masks], scores.shape, op.where))
+    weights = Labelled(scores.shape, keep_apart(context, scores, [rank - 1]))
+    mixed = contract(context, insert_dim(weights, rank), insert_dim(value, rank - 2), [rank - 1], op.where)
+    return [mixed, *(Labelled(other) for other in op.shapes[1:])]
 
 
 def _repeat_heads(value: Labelled, shape: Shape) -> Labelled:
@@ -235,3 +294,15 @@ def _embedding(context: Context, op: Operation, inputs: Inputs) -> list[Labelled
     if 1 in weight.fields:
         fields[rank - 1] = weight.fields[1].reshape((1,) * (rank - 1) + (-1,))
     return [Labelled(op.shapes[0], fields)]
+
+
+@handles("EmbeddingBag")
+def _embedding_bag(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """Sums, means or maxima of rows, possibly weighted; the vocabulary stays."""
+    weight, *scales = inputs
+    for scale in known(scales):
+        context.labels.freeze_value(scale, f"{op.where} works on positions along it")
+    fields = {}
+    if weight is not None:
+        fields = keep_whole(context, weight, [0], f"the vocabulary of {op.where}")
+    return [Labelled(op.shapes[0], fields), *(Labelled(shape) for shape in op.shapes[1:])]

@@ -15,7 +15,12 @@ from cleanai.rules.context import (
     freeze_all,
     handles,
     insert_dim,
+    keep_whole,
     known,
+    note_groups,
+    reduce,
+    saved_tensor,
+    unite_elementwise,
 )
 from cleanai.trace import Operation
 
@@ -70,25 +75,29 @@ def _squeeze(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
 @handles("Expand")
 def _expand(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
     (value,) = known(inputs)
-    shape = op.shapes[0]
-    aligned = align(value, len(shape))
-    fields = dict(aligned.fields)
+    return [_stretch(context, align(value, len(op.shapes[0])), op.shapes[0])]
+
+
+def _stretch(context: Context, value: Labelled, shape: Shape) -> Labelled:
+    """Copies of the one index of a dimension of size 1: nothing yet says how many there must be."""
+    fields = dict(value.fields)
     for axis, size in enumerate(shape):
-        if aligned.shape[axis] != size:
-            # Copies of one index: nothing yet says how many there must be.
-            context.labels.freeze_value(aligned, "a dimension of size 1", [axis])
+        if value.shape[axis] != size:
+            context.labels.freeze_value(value, "a dimension of size 1", [axis])
             fields[axis] = context.labels.new((1,) * axis + (size,) + (1,) * (len(shape) - axis - 1))
-    return [Labelled(shape, fields)]
+    return Labelled(shape, fields)
 
 
 @handles("Repeat")
 def _repeat(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
     (value,) = known(inputs)
     shape = op.shapes[0]
-    aligned = align(value, len(shape))
+    value = align(value, len(shape))
+    once = tuple(full if size == 1 else size for size, full in zip(value.shape, shape, strict=True))
+    value = _stretch(context, value, once)
     fields = {}
-    for axis, labels in aligned.fields.items():
-        times = [shape[d] // aligned.shape[d] if labels.shape[d] > 1 or d == axis else 1 for d in range(len(shape))]
+    for axis, labels in value.fields.items():
+        times = [shape[d] // once[d] if labels.shape[d] > 1 or d == axis else 1 for d in range(len(shape))]
         fields[axis] = np.tile(labels, times)
     return [Labelled(shape, fields)]
 
@@ -166,7 +175,7 @@ def _pieces(context: Context, op: Operation, value: Labelled, dim: int, sizes: S
     return outputs
 
 
-@handles("Split SplitWithSizes")
+@handles("Split SplitWithSizes UnsafeSplit UnsafeSplitWithSizes")
 def _split(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
     (value,) = known(inputs)
     dim = op.saved_int("dim") % len(value.shape)
@@ -230,17 +239,6 @@ def _flip(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
     return [Labelled(value.shape, {axis: np.flip(labels, dims) for axis, labels in value.fields.items()})]
 
 
-@handles("AsStrided")
-def _as_strided(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
-    """Only the form that global pooling uses to mark its (n, c, 1, 1) result as channels-last: nothing moves."""
-    (value,) = known(inputs)
-    sizes, strides = op.saved_ints("size"), op.saved_ints("stride")
-    pooled = len(sizes) > 2 and set(sizes[2:]) == {1} and strides[:2] == (sizes[1], 1)
-    if pooled and sizes == value.shape and op.saved("storage_offset") in (0, None):
-        return [value]
-    return freeze_all(context, op, inputs, f"{op.where} reads memory directly")
-
-
 @handles("Roll")
 def _roll(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
     (value,) = known(inputs)
@@ -280,10 +278,7 @@ def _pad_dim(
     size = value.shape[dim]
     shape = (*value.shape[:dim], size + before + after, *value.shape[dim + 1 :])
     if before < 0 or after < 0:
-        context.labels.freeze_value(value, f"{where} crops it", [dim])
-        inside = value.without([dim])
-        fields = {a: context.labels.collapse(labels, dim) for a, labels in inside.fields.items()}
-        return Labelled(shape, fields)
+        return Labelled(shape, keep_whole(context, value, [dim], f"{where} crops it"))
     fields = {axis: context.labels.collapse(labels, dim) for axis, labels in value.fields.items() if axis != dim}
     if dim in value.fields:
         labels = value.fields[dim]
@@ -300,25 +295,176 @@ def _pad_dim(
     return Labelled(shape, fields)
 
 
+@handles("PixelShuffle PixelUnshuffle ChannelShuffle")
+def _shuffle(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """A reshape, a permutation and a reshape: blocks of channels to blocks of pixels and back, or groups mixed up."""
+    (value,) = known(inputs)
+    shape, batch = value.shape, len(value.shape) - 3
+    if op.kind == "ChannelShuffle":
+        groups = op.saved_int("groups")
+        middle = (shape[0], groups, shape[1] // groups, *shape[2:])
+        order = [0, 2, 1, *range(3, len(middle))]
+    elif op.kind == "PixelShuffle":
+        factor = op.saved_int("upscale_factor")
+        middle = (*shape[:batch], shape[batch] // factor**2, factor, factor, *shape[batch + 1 :])
+        order = [*range(batch), batch, batch + 3, batch + 1, batch + 4, batch + 2]
+    else:
+        factor = op.saved_int("downscale_factor")
+        height, width = shape[-2:]
+        middle = (*shape[:-2], height // factor, factor, width // factor, factor)
+        order = [*range(batch), batch, batch + 2, batch + 4, batch + 1, batch + 3]
+    split = context.labels.reshape(value, middle)
+    if op.kind == "ChannelShuffle":
+        note_groups(context, "groups", middle[1], {0: split.fields[1]} if 1 in split.fields else {})
+    return [context.labels.reshape(permute(split, order), op.shapes[0])]
+
+
+@handles("Rot90")
+def _rotate(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    (value,) = known(inputs)
+    first, second = (dim % len(value.shape) for dim in op.saved_ints("dims"))
+    turns = op.saved_int("k") % 4
+    moved = {first: second, second: first} if turns % 2 else {}
+    fields = {moved.get(a, a): np.rot90(labels, turns, (first, second)) for a, labels in value.fields.items()}
+    return [Labelled(op.shapes[0], fields)]
+
+
+# --------------------------------------------------------------------------------------------------------- diagonals
+
+
+@handles("Tril Triu")
+def _triangle(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    (value,) = known(inputs)
+    plane = range(len(value.shape) - 2, len(value.shape))
+    context.labels.freeze_value(value, f"{op.where} works on positions along it", plane)
+    return [value.without(plane)]
+
+
+@handles("Diagonal")
+def _diagonal(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """The elements (i, i) of two dimensions, as the last one."""
+    (value,) = known(inputs)
+    rank, shape = len(value.shape), op.shapes[0]
+    plane = [op.saved_int(name) % rank for name in ("dim1", "dim2")]
+    ends = [context.labels.collapse_context(value.fields[d], d).ravel() for d in plane if d in value.fields]
+    result = insert_dim(reduce(context, value.without(plane), plane, keepdim=False), rank - 2)
+    if len(ends) == 2 and len(ends[0]) == len(ends[1]) and not op.saved_int("offset"):
+        context.labels.unite(*ends)
+        result.fields[rank - 2] = ends[0].reshape((1,) * (rank - 2) + (-1,))
+    else:
+        context.labels.freeze_value(value, f"{op.where} works on positions along it", plane)
+    return [Labelled(shape, result.fields)]
+
+
+@handles("DiagEmbed")
+def _diagonal_matrix(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """The last dimension as the diagonal of two."""
+    (value,) = known(inputs)
+    rank = len(op.shapes[0])
+    plane = sorted(op.saved_int(name) % rank for name in ("dim1", "dim2"))
+    last = len(value.shape) - 1
+    result = reduce(context, value.without([last]), [last], keepdim=False)
+    for dim in plane:
+        result = insert_dim(result, dim)
+    if last in value.fields and not op.saved_int("offset"):
+        labels = context.labels.collapse_context(value.fields[last], last)
+        for dim in plane:
+            result.fields[dim] = labels.reshape((1,) * dim + (-1,) + (1,) * (rank - dim - 1))
+    else:
+        context.labels.freeze_value(value, f"{op.where} works on positions along it", [last])
+    return [Labelled(op.shapes[0], result.fields)]
+
+
+# ----------------------------------------------------------------------------------------------- positions in space
+
+
 @handles(
-    "MaxPool2DWithIndices MaxPool3DWithIndices AvgPool2D AvgPool3D AdaptiveAvgPool2D AdaptiveAvgPool3D "
-    "AdaptiveMaxPool2D AdaptiveMaxPool3D MkldnnMaxPool2D FractionalMaxPool2D UpsampleNearest1D "
-    "UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D "
+    "MaxPool2D MaxPool2DWithIndices MaxPool3DWithIndices AvgPool2D AvgPool3D AdaptiveAvgPool2D AdaptiveAvgPool3D "
+    "AdaptiveMaxPool2D AdaptiveMaxPool3D MkldnnMaxPool2D MkldnnMaxPool3D FractionalMaxPool2D FractionalMaxPool3D "
+    "UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleNearestExact1D UpsampleNearestExact2D "
     "UpsampleNearestExact3D UpsampleLinear1D UpsampleBilinear2D UpsampleBicubic2D UpsampleTrilinear3D "
-    "UpsampleBilinear2DAa UpsampleBicubic2DAa ReflectionPad1D ReflectionPad2D ReflectionPad3D "
-    "ReplicationPad1D ReplicationPad2D ReplicationPad3D"
+    "UpsampleBilinear2DAa UpsampleBicubic2DAa UpsampleLanczos2DAa ReflectionPad1D ReflectionPad2D ReflectionPad3D "
+    "ReplicationPad1D ReplicationPad2D ReplicationPad3D GridSampler2D GridSampler2DCpuFallback GridSampler3D "
+    "MaxUnpool2D MaxUnpool3D"
 )
 def _spatial(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
     """Pooling, resampling, padding by reflection: each channel on its own, the trailing dimensions are positions."""
-    (value,) = known(inputs)[:1]
-    digits = [character for character in op.kind if character.isdigit()]
-    leading = len(value.shape) - (int(digits[0]) if digits else len(value.shape) - 2)
-    context.labels.freeze_value(value, f"{op.where} works on positions along it", range(leading, len(value.shape)))
-    fields = {}
-    for axis in range(leading):
-        if axis in value.fields:
-            labels = value.fields[axis]
-            for dim in range(leading, len(value.shape)):
-                labels = context.labels.collapse(labels, dim)
-            fields[axis] = labels
+    value, *grids = inputs
+    positions = f"{op.where} works on positions along it"
+    for grid in known(grids):
+        context.labels.freeze_value(grid, positions)
+    value = value or Labelled(op.shapes[0])
+    rank = len(value.shape)
+    over = next(int(character) for character in op.kind if character.isdigit())
+    fields = keep_whole(context, value, range(rank - over, rank), positions)
+    if op.kind.startswith("MaxUnpool"):
+        # Where each value came from: a tensor with the channels of whatever was pooled then.
+        given = saved_tensor(op, "indices")
+        pooled = (given is not None and context.use_positions(given, positions)) or Labelled(value.shape)
+        fields = unite_elementwise(context, [Labelled(value.shape, fields), pooled], value.shape, op.where)
+    context.note_positions(saved_tensor(op, "result1"), Labelled(op.shapes[0], fields))
     return [Labelled(shape, fields if index == 0 else {}) for index, shape in enumerate(op.shapes)]
+
+
+@handles("AffineGridGenerator CudnnAffineGridGenerator")
+def _affine_grid(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    return freeze_all(context, op, inputs, f"{op.where} works on positions along it")
+
+
+@handles("FftR2C FftC2R FftC2C")
+def _fourier(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    (value,) = known(inputs)
+    fields = keep_whole(context, value, op.saved_ints("dim"), f"{op.where} works on positions along it")
+    return [Labelled(op.shapes[0], fields)]
+
+
+@handles("Unfold")
+def _windows(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """``Tensor.unfold``: a dimension becomes the places of a window, and what stands in it comes last."""
+    (value,) = known(inputs)
+    fields = keep_whole(context, value, [op.saved_int("dimension")], f"{op.where} works on positions along it")
+    return [Labelled(op.shapes[0], insert_dim(Labelled(value.shape, fields), len(value.shape)).fields)]
+
+
+@handles("Im2Col")
+def _patches(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """(…, channels, height, width) to (…, channels x what stands in a window, places)."""
+    (value,) = known(inputs)
+    channel = len(value.shape) - 3
+    inside = int(np.prod(op.saved_ints("kernel_size")))
+    whole = keep_whole(context, value, [channel + 1, channel + 2], f"{op.where} works on positions along it")
+    fields = {}
+    for axis, labels in whole.items():
+        wide = np.repeat(labels, inside, axis=channel) if labels.shape[channel] > 1 or axis == channel else labels
+        fields[axis] = wide[..., 0]
+    return [Labelled(op.shapes[0], fields)]
+
+
+@handles("Col2Im")
+def _from_patches(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """The way back, windows added up where they overlap."""
+    (value,) = known(inputs)
+    channel = len(value.shape) - 2
+    shape, positions = op.shapes[0], f"{op.where} works on positions along it"
+    channels = shape[channel]
+    split = (*value.shape[:channel], channels, value.shape[channel] // channels, value.shape[-1])
+    parts = context.labels.reshape(value, split)
+    return [Labelled(shape, keep_whole(context, parts, [channel + 1, channel + 2], positions))]
+
+
+# ---------------------------------------------------------------------------------------------------- complex numbers
+
+
+@handles("ViewAsComplex")
+def _as_complex(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """The last dimension holds the real and the imaginary part."""
+    (value,) = known(inputs)
+    last = [len(value.shape) - 1]
+    context.labels.freeze_value(value, f"{op.where} works on positions along it", last)
+    return [reduce(context, value, last, keepdim=False)]
+
+
+@handles("ViewAsReal")
+def _as_real(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    (value,) = known(inputs)
+    return [Labelled(op.shapes[0], insert_dim(value, len(value.shape)).fields)]

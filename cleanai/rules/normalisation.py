@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from cleanai.fields import Labelled
+import numpy as np
+
+from cleanai.fields import IntArray, Labelled
 from cleanai.rules.context import (
     Context,
     Inputs,
     handles,
+    keep_apart,
     known,
     note_groups,
+    saved_tensor,
     split_groups,
     unite_elementwise,
 )
@@ -21,15 +25,37 @@ def along_axis(value: Labelled, axis: int, rank: int) -> Labelled:
     return Labelled(shape, {axis: value.fields[0].reshape(shape)} if 0 in value.fields else {})
 
 
-@handles("NativeBatchNorm CudnnBatchNorm MiopenBatchNorm")
+@handles(
+    "NativeBatchNorm CudnnBatchNorm MiopenBatchNorm NativeBatchNormLegit NativeBatchNormLegitNoTraining "
+    "BatchNormWithUpdate BatchNormNoUpdate"
+)
 def _batch_norm(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
     value, *affine = inputs
-    channels = op.shapes[0][1:2]
-    states = [op.saved_state(name) for name in ("running_mean", "running_var")]
-    vectors = [*known(affine), *(context.label_state(state, channels) for state in states if state is not None)]
-    rank = len(op.shapes[0])
-    operands = [value or Labelled(op.shapes[0]), *(along_axis(v, 1, rank) for v in vectors)]
-    return [Labelled(op.shapes[0], unite_elementwise(context, operands, op.shapes[0], op.where))]
+    shape = op.shapes[0]
+    value = value or Labelled(shape)
+    vectors = [*known(affine[:2])]
+    for name in ("running_mean", "running_var"):
+        statistic = _running_statistic(context, op, name, value.fields.get(1))
+        vectors += [] if statistic is None else [statistic]
+    rank = len(shape)
+    operands = [value, *(along_axis(v, 1, rank) for v in vectors)]
+    return [Labelled(shape, unite_elementwise(context, operands, shape, op.where))]
+
+
+def _running_statistic(context: Context, op: Operation, name: str, channels: IntArray | None) -> Labelled | None:
+    """A statistic that was used: the model's own tensor, or (instance norm) that of its module for every sample."""
+    saved = saved_tensor(op, name)
+    if saved is None:
+        return None
+    shape = tuple(saved.shape)
+    state = op.buffers.get(id(saved))
+    if state is not None and state.tensor.dim() == 1:  # ids are used again: not a counter that is gone
+        return context.label_state(state, shape)
+    own = next((s for s in op.buffers.values() if s.name == f"{op.module}.{name}".lstrip(".")), None)
+    width = 0 if channels is None else len(np.unique(channels))
+    if own is None or not width or shape[0] % width:
+        return Labelled(shape)
+    return Labelled(shape, {0: np.tile(context.label_state(own, (width,)).fields[0], shape[0] // width)})
 
 
 @handles("NativeLayerNorm FusedRmsNorm")
@@ -38,15 +64,20 @@ def _layer_norm(context: Context, op: Operation, inputs: Inputs) -> list[Labelle
     value, *affine = inputs
     value = value or Labelled(op.shapes[0])
     rank, over = len(value.shape), len(op.saved("normalized_shape"))
-    normalised = range(rank - over, rank)
-    fields = {}
-    for axis, labels in value.fields.items():
-        if axis not in normalised:
-            for dim in normalised:
-                labels = context.labels.collapse(labels, dim)
-        fields[axis] = labels
+    fields = keep_apart(context, value, range(rank - over, rank))
     operands = [Labelled(value.shape, fields), *known(affine)]
     return [Labelled(value.shape, unite_elementwise(context, operands, value.shape, op.where))]
+
+
+@handles("WeightNormInterface")
+def _weight_norm(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """``g * v / |v|``: a norm for each index of one dimension, over what is kept of the others."""
+    value, scale = (value or Labelled(op.shapes[position]) for position, value in enumerate(inputs))
+    dim = op.saved_int("dim") % len(value.shape)
+    others = [axis for axis in range(len(value.shape)) if axis != dim]
+    operands = [Labelled(value.shape, keep_apart(context, value, others)), scale]
+    fields = unite_elementwise(context, operands, value.shape, op.where)
+    return [Labelled(value.shape, fields), *(Labelled(shape) for shape in op.shapes[1:])]
 
 
 @handles("NativeGroupNorm")
