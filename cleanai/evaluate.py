@@ -160,9 +160,13 @@ def count_macs(model: nn.Module, example_inputs: Any, forward_fn: ForwardFn | No
     try:
         meta_inputs = map_tensors(lambda tensor: torch.empty_like(tensor, device="meta"), example_inputs)
         return _count_shadow_macs(model, "meta", meta_inputs, forward_fn)
-    except Exception:  # whatever stops the meta run, the real run below either counts or shows the user's own error
+    except Exception:  # whatever stops the meta run, a real run below either counts or shows the user's own error
         inputs = map_tensors(lambda tensor: tensor.detach().clone(), example_inputs)
+    try:
         return _count_shadow_macs(model, "real", inputs, forward_fn)
+    except Exception:  # a model may need hooks of its own (transformers collects hidden states by them)
+        inputs = map_tensors(lambda tensor: tensor.detach().clone(), example_inputs)
+        return _count_shadow_macs(model, "real", inputs, forward_fn, hooks=True)
 
 
 def measure_latency(
@@ -327,21 +331,23 @@ def measure_model(
     )
 
 
-def _count_shadow_macs(model: nn.Module, kind: ShadowKind, inputs: Any, forward_fn: ForwardFn | None) -> int:
+def _count_shadow_macs(
+    model: nn.Module, kind: ShadowKind, inputs: Any, forward_fn: ForwardFn | None, *, hooks: bool = False
+) -> int:
     counter = FlopCounterMode(display=False)
-    with shadow_model(model, kind, track_buffers=False, prepare=_prepare_for_counting):
+    with shadow_model(model, kind, track_buffers=False, prepare=None if hooks else _drop_hooks):
+        model.eval()
+        model.requires_grad_(False)  # the counter hooks what needs gradients, which fails for a parameter as an input
         with _fused_kernels_off(), torch.no_grad(), counter:
             call_model(model, inputs, forward_fn)
     return counter.get_total_flops() // 2
 
 
-def _prepare_for_counting(model: nn.Module) -> None:
-    """Evaluation mode, and no hooks of the user's, whose statistics the counting must not feed.
+def _drop_hooks(model: nn.Module) -> None:
+    """No hooks of the user's, whose statistics the counting must not feed.
 
     torch's own hooks stay: weight_norm, spectral_norm and prune compute the weights in one.
     """
-    model.eval()
-    model.requires_grad_(False)  # the counter hooks what needs gradients, which fails for a parameter given as an input
     for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in list(hooks.items()):

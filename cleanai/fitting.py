@@ -36,7 +36,7 @@ _RuleKey = tuple[str, str, int | None]
 
 _MOST_HYPOTHESES = 40
 _MOST_STEPS = 6
-_MOST_TRIES = 150
+_MOST_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,7 @@ class Fitting:
                     training=labelled.trace.training,
                     change=_then_slice(labelled.trace.change, plan),
                     method=labelled.trace.method,
+                    track_buffers=labelled.trace.track_buffers,
                 )
                 mismatch = compare_traces(self.coupling, labelled, trace, alive)
             except ForwardFailed as error:

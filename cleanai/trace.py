@@ -181,7 +181,7 @@ def _signed(value: int) -> int:
 class Trace:
     """The operations of a forward pass in execution order, with the values the model returned.
 
-    ``unused`` are the model's parameters that no output depends on. ``method`` says how it was obtained: "meta" (no
+    ``unused`` are the model's parameters that no operation uses. ``method`` says how it was obtained: "meta" (no
     memory, no arithmetic) or "real" (the forward needed values). With a ``failure`` it broke off: ``outputs`` are then
     what had flowed into the modules that were running. ``calls`` are the modules that were called, by path.
     """
@@ -194,6 +194,7 @@ class Trace:
     failure: str = ""
     inputs: Any = field(default=None, repr=False)
     detached: tuple[Shape, ...] = ()
+    track_buffers: bool = True
     change: Callable[[nn.Module], object] | None = field(default=None, repr=False)
     calls: dict[str, ModuleCall] = field(default_factory=dict)
 
@@ -548,7 +549,9 @@ def _trace_once(
             found = [tensor for tensor in tensors if tensor.grad_fn is not None]
             if not found:
                 raise _no_path(len(tensors))
-            nodes = _in_execution_order(_ordered_nodes([tensor.grad_fn for tensor in found]))
+            # What modules computed that leads to no output (a pooler nobody asked for) must still run after a cut.
+            roots = [*(tensor.grad_fn for tensor in found), *clock.results]
+            nodes = _in_execution_order(_ordered_nodes(roots))
             operations, index_of = _build_operations(nodes, owners, clock)
             outputs = tuple(Value(index_of[tensor.grad_fn], tensor.output_nr, tuple(tensor.shape)) for tensor in found)
         if not any(operation.state for operation in operations):
@@ -556,7 +559,16 @@ def _trace_once(
         calls = _list_calls(clock, index_of)
         detached = tuple(tuple(tensor.shape) for tensor in tensors if tensor.grad_fn is None)
         unused = _list_unused(operations, originals)
-        return Trace(operations, outputs, unused, kind, training, calls=calls, detached=detached)
+        return Trace(
+            operations,
+            outputs,
+            unused,
+            kind,
+            training,
+            calls=calls,
+            detached=detached,
+            track_buffers=track_buffers,
+        )
 
 
 def _list_unused(operations: Sequence[Operation], originals: dict[int, StateTensor]) -> tuple[StateTensor, ...]:
@@ -601,6 +613,7 @@ def trace_model(
     training: bool = False,
     change: Callable[[nn.Module], object] | None = None,
     method: str | None = None,
+    track_buffers: bool | None = None,
 ) -> Trace:
     """The operations of one forward pass with their shapes, parameters and modules.
 
@@ -615,6 +628,8 @@ def trace_model(
         training: trace the training-mode branches (auxiliary heads); normalisation and dropout stay in evaluation.
         change: applied to the stand-in before the pass; the engine uses it to try a cut before making it.
         method: "meta" or "real" to allow only that one.
+        track_buffers: whether buffers are followed like parameters, which a forward that writes to them in place
+            forbids; both are tried if left out.
 
     Raises:
         TraceError: the forward raised, or no output depends on the parameters.
@@ -625,9 +640,9 @@ def trace_model(
         Trace(6 operations, 0 unused parameters, by meta)
     """
     attempts: list[tuple[ShadowKind, bool]] = [("meta", True), ("meta", False), ("real", True), ("real", False)]
-    attempts = [attempt for attempt in attempts if method is None or attempt[0] == method]
+    attempts = [(kind, track) for kind, track in attempts if method in (None, kind) and track_buffers in (None, track)]
     failure: TraceError | None = None
-    for kind, track_buffers in attempts:
+    for kind, track in attempts:
         try:
             return _trace_once(
                 model,
@@ -635,7 +650,7 @@ def trace_model(
                 forward_fn,
                 output_transform,
                 kind=kind,
-                track_buffers=track_buffers,
+                track_buffers=track,
                 training=training,
                 change=change,
             )

@@ -32,7 +32,7 @@ ORDER = (
         "prediction",
         "fitting",
     ),
-    *("cost", "verify", "evaluate"),
+    *("cost", "masking", "verify", "evaluate"),
     # what is shown
     *("rendering", "plots", "report"),
     # the front door, and what is built on it

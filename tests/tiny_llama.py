@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,10 +148,9 @@ class Tokens:
             known = letter.encode() in self.scores
             pieces += [letter.encode()] if known else [f"<0x{byte:02X}>".encode() for byte in letter.encode()]
         while True:
-            pairs = [
-                (self.scores[a + b][0], -i) for i, (a, b) in enumerate(zip(pieces, pieces[1:])) if a + b in self.scores
-            ]
-            if not pairs:
+            joined = [a + b for a, b in itertools.pairwise(pieces)]
+            known = [(self.scores[piece][0], -place) for place, piece in enumerate(joined) if piece in self.scores]
+            if not known:
                 return [1, *(self.scores[piece][1] for piece in pieces)]
-            place = -max(pairs)[1]
-            pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
+            place = -max(known)[1]
+            pieces[place : place + 2] = [joined[place]]
