@@ -17,6 +17,7 @@ from cleanai.importance import (
 from cleanai.plan import Plan
 from cleanai.pruner import StructuredPruner, analyze_model
 from cleanai.report import Report
+from cleanai.rules import register_rule, unregister_rule
 from cleanai.slicing import slice_model
 from cleanai.trace import trace_model
 from cleanai.verify import Verification, verify_pruning
@@ -48,7 +49,9 @@ __all__ = [
     "evaluate_model",
     "measure_latency",
     "measure_model",
+    "register_rule",
     "slice_model",
     "trace_model",
+    "unregister_rule",
     "verify_pruning",
 ]

@@ -204,13 +204,23 @@ def _components(count: int, pairs: Sequence[tuple[IntArray, IntArray]]) -> IntAr
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def link_classes(context: Context) -> IntArray:
+def link_classes(context: Context, alive: BoolArray | None = None) -> IntArray:
     """What lives and dies together before anything is frozen or a way of cutting is chosen: a class for each label.
 
-    Indices of split dimensions whose parts along every new axis go together are one as well.
+    Indices of split dimensions whose parts along every new axis go together are one as well. With ``alive`` (which
+    labels are left of a cut) so is what a smaller trace cannot tell apart: of a dimension that is split into rows, of
+    which only one is left, the indices are those inside the row.
     """
     labels = context.labels
-    base = _components(labels.count, labels.unions)
+    pairs = list(labels.unions)
+    for relation in labels.relations if alive is not None else ():
+        assert alive is not None
+        kept = alive[relation.flat]
+        many = [j for j, level in enumerate(relation.levels) if _count_left(level, alive) > 1]
+        if len(many) <= 1:
+            level = relation.levels[many[0] if many else -1]
+            pairs.append((relation.flat[kept], np.broadcast_to(level, relation.flat.shape)[kept]))
+    base = _components(labels.count, pairs)
     if not labels.relations:
         return base
     codes = []
@@ -223,7 +233,13 @@ def link_classes(context: Context) -> IntArray:
     order = np.argsort(everything, kind="stable")
     flat = np.concatenate([relation.flat.ravel() for relation in labels.relations])[order]
     same = everything[order][1:] == everything[order][:-1]
-    return _components(labels.count, [*labels.unions, (flat[1:][same], flat[:-1][same])])
+    return _components(labels.count, [*pairs, (flat[1:][same], flat[:-1][same])])
+
+
+def _count_left(level: IntArray, alive: BoolArray) -> int:
+    """How many indices of an axis are left in the fullest row."""
+    own = [dim for dim in range(level.ndim) if level.shape[dim] > 1]
+    return int(alive[level].sum(axis=own[-1]).max()) if own else 1
 
 
 def _unite_views(relations: Sequence[Relation], base: IntArray) -> list[tuple[IntArray, IntArray]]:

@@ -34,6 +34,8 @@ Choice = Mapping[int, Sequence[int] | IntArray]
 _Hypothesis = tuple[tuple[str, int | None, int], ...]
 _RuleKey = tuple[str, str, int | None]
 
+_OWN_LAYERS = ("torch.nn.", "cleanai.layers")
+"""Of these it is known what they keep besides their weights (`group_attributes`, `sizes_of`)."""
 _MOST_HYPOTHESES = 40
 _MOST_STEPS = 6
 _MOST_TRIES = 100
@@ -241,7 +243,7 @@ class Fitting:
         for path in _ancestors(mismatch.module):
             module = self._paths.get(path)
             # Of torch's own layers it is known what they keep (`group_attributes`); the fault is in who calls them.
-            if module is None or type(module).__module__.startswith("torch.nn."):
+            if module is None or type(module).__module__.startswith(_OWN_LAYERS):
                 continue
             best: tuple[dict[_RuleKey, AttributeRule], Mismatch] | None = None
             for hypothesis in self._hypotheses(_place(path), sizes)[: 1 if eager else None]:
@@ -315,7 +317,7 @@ class Fitting:
         rules = {}
         for path, sizes in self._changed_sizes(dropped).items():
             module = self._paths[path]
-            if type(module).__module__.startswith("torch.nn."):
+            if type(module).__module__.startswith(_OWN_LAYERS):
                 continue
             for (attribute, index), found in _candidates(module, sizes).items():
                 left = {int(alive[self.coupling.class_of[labels]].sum()) for _, labels in found}
@@ -604,7 +606,7 @@ def probe_choice(coupling: Coupling) -> dict[int, IntArray]:
         bundles = group.bundles
         if bundles < 2:
             continue
-        amount = min(1 + group.index % 3, bundles - 1)
+        amount = min(1 + group.index % 3, max(1, bundles - 2))  # a size of 1 shows less
         picks = []
         for block in group.blocks:
             step = len(block) // bundles

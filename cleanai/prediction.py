@@ -129,7 +129,7 @@ def _compare_coupling(coupling: Coupling, labelled: LabelledTrace, trace: Trace,
     if len(labelled.trace.outputs) != len(trace.outputs) or before != after:
         return "it computes with other numbers"
     smaller = couple_channels(trace)
-    original_class = link_classes(coupling.context)
+    original_class = link_classes(coupling.context, alive[coupling.class_of])
     later = link_classes(smaller.context)
     pairs = []
     for name, value in smaller.context.states.items():
@@ -146,9 +146,22 @@ def _compare_coupling(coupling: Coupling, labelled: LabelledTrace, trace: Trace,
             pairs.append(np.stack([original_class[old], later[labels.ravel()]]))
     linked = np.unique(np.concatenate(pairs, axis=1), axis=1) if pairs else np.zeros((2, 0), np.int64)
     same = len(np.unique(linked[1])) == linked.shape[1]  # nothing is connected now that was not before
-    if not by_data:  # and nothing that was is not now
-        same = same and len(np.unique(linked[0])) == linked.shape[1]
+    if not by_data:  # and nothing that was is not now, but for what is a size of 1 now and carries no labels
+        lone = original_class[np.isin(coupling.class_of, _last_units(coupling, alive))]
+        firm = linked[0][~np.isin(linked[0], lone)]
+        same = same and len(np.unique(firm)) == len(firm)
     return None if same else "it connects other channels than before"
+
+
+def _last_units(coupling: Coupling, alive: np.ndarray) -> IntArray:
+    """The classes that are all that is left of their block."""
+    found = [np.zeros(0, np.int64)]
+    for group in coupling.groups:
+        for block in group.blocks:
+            left = group.classes[block][alive[group.classes[block]]]
+            if len(left) == 1:
+                found.append(left)
+    return np.concatenate(found)
 
 
 def _list_numbers(trace: Trace) -> list[str]:
