@@ -340,12 +340,16 @@ def _compose_cuts(first: Sequence[TensorCut], second: Sequence[TensorCut]) -> tu
 
 
 def _compose_groups(first: Sequence[GroupCut], second: Sequence[GroupCut]) -> tuple[GroupCut, ...]:
-    merged = {(group.name, group.kind): group for group in first}
+    merged = {(group.name, group.kind, 0): group for group in first}
     for group in second:
-        key = (group.name, group.kind)
+        key = (group.name, group.kind, 0)
         before = merged.get(key)
         if before is None:
             merged[key] = group
+            continue
+        if before.kept_size != group.size and before.width != group.width:
+            # Other units: single heads now, where a key head and its queries went together before.
+            merged[group.name, group.kind, group.width] = group
             continue
         if before.kept_size != group.size:
             raise PlanError(f"the plans do not follow each other at the group {group.name}")

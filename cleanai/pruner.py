@@ -641,7 +641,7 @@ class StructuredPruner:
                 for group in current.groups
                 # A group that an earlier round cut in other units (its heads, not its channels) has given its share.
                 if (values := scores[group.index]) is not None
-                and (group.name not in before or before[group.name].kind == group.kind)
+                and (group.name not in before or _same_units(before[group.name], group))
             ]
             asked.update({la.group.index: ratios.get(la.group.index, ratio) for la in ladders})
             return choose_units(ladders, self._budget(model, current, ratio, ratios))
@@ -906,6 +906,10 @@ def _find_all(model: nn.Module, specs: LayerSpec | Sequence[LayerSpec], argument
     single = isinstance(specs, (str, type, nn.Module))
     several: list[Any] = [specs] if single else [*specs]
     return [path for spec in several for path in find_layers(model, spec, argument)]
+
+
+def _same_units(cut: GroupCut, group: Group) -> bool:
+    return cut.kind == group.kind and (cut.kept_size == group.size or cut.width == group.width)
 
 
 def _original_size(group: Group, before: Mapping[str, GroupCut]) -> int:
