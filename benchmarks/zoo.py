@@ -148,7 +148,7 @@ def _median_seconds(action: Callable[[], Any], enough: float = 1.0) -> float:
 
 def _measure_forward(case: Case) -> tuple[list[Tensor], float]:
     def forward() -> Any:
-        with torch.inference_mode():
+        with torch.no_grad():
             return call_model(case.model, case.inputs, case.forward_fn)
 
     output = forward()  # the first one warms up

@@ -200,7 +200,7 @@ def measure_latency(
         )
 
     def run() -> None:
-        with torch.inference_mode():
+        with torch.no_grad():
             call_model(model, example_inputs, forward_fn)
 
     timer_class = _import_timer()
@@ -254,7 +254,7 @@ def evaluate_model(
     device = _device_of(model)
     loss_sum, targets_seen, correct, samples = 0.0, 0, 0, 0
     labelled = True
-    with evaluation_mode(model), preserve_random_state(), torch.inference_mode():
+    with evaluation_mode(model), preserve_random_state(), torch.no_grad():  # what a model caches stays usable
         for index, batch in enumerate(_iterate_batches(loader, max_batches, progress)):
             inputs, targets = batch_to_inputs(map_tensors(lambda tensor: tensor.to(device), batch))
             if not isinstance(targets, Tensor):

@@ -6,7 +6,7 @@ import bisect
 import re
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -139,6 +139,7 @@ class Operation:
     def release(self) -> None:
         """Lets go of the graph and of the values it saved (weights, activations); numbers and shapes stay."""
         self.node = SimpleNamespace(**{name: _without_values(value) for name, value in self._all_saved()})
+        self.buffers = {}
 
     def numbers(self) -> dict[str, Any]:
         """Every saved argument that is a number, a flag, or a tuple of numbers: what a changed size must not change."""
@@ -530,7 +531,7 @@ def _trace_once(
 
     with shadow_model(model, kind, track_buffers=track_buffers, prepare=prepare) as originals:
         # A change may have replaced shadows by smaller ones: they stand for the same tensors of the model.
-        owners = _owners_now(originals)
+        owners = StandIns(originals.values())
         with _recording(model, training) as clock:
             try:
                 with warnings.catch_warnings():  # the stand-in's warnings are not about the user's model
@@ -597,11 +598,16 @@ def _finished(
     )
 
 
-def _owners_now(originals: dict[int, StateTensor]) -> dict[int, StateTensor]:
-    owners = dict(originals)
-    for state in originals.values():
-        owners[id(state.places[0].get())] = state
-    return owners
+class StandIns(dict[int, StateTensor]):
+    """The model's tensors by the id of what stands for them; keeps those alive, so that no id is given out again."""
+
+    def __init__(self, states: Iterable[StateTensor]) -> None:
+        super().__init__()
+        self._tensors = []
+        for state in states:
+            stand_in = state.places[0].get()
+            self._tensors.append(stand_in)
+            self[id(stand_in)] = state
 
 
 def trace_model(

@@ -22,9 +22,9 @@ from cleanai import InputError, Plan, RandomImportance, StructuredPruner, slice_
 from cleanai.cost import CostModel
 from cleanai.coupling import Group
 from cleanai.evaluate import count_macs, count_parameters
-from cleanai.prediction import alive_classes
 from cleanai.isolation import list_state
 from cleanai.models import digits_resnet
+from cleanai.prediction import alive_classes
 from cleanai.select import Budget, Ladder, Limits, build_ladder, choose_units, find_layers
 
 
