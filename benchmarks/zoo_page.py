@@ -31,10 +31,11 @@ TEXTS = {
         "title": "Which networks CleanAI prunes",
         "other": "[Türkçe](zoo.tr.md)",
         "intro": (
-            "Whole libraries of networks, with random weights and small inputs, each pruned in three settings (30 % "
-            "and 65 % of the channels of every group, 50 % of all channels ranked together). *Proven* means that in "
-            "every setting the pruned network equals the original with the removed channels masked, in double "
-            "precision. This page is made from [results/zoo.json](results/zoo.json) by "
+            "Whole libraries of networks, with random weights and small inputs, pruned by 30 % of the channels of every "
+            "group; {three} of the {count} also by 65 %, and by 50 % of all channels ranked together. *Proven* means "
+            "that in every setting that was tried the pruned network equals the original with the removed channels "
+            "masked, in double precision. Other work ran on the machine meanwhile, so the times are upper bounds, and "
+            "against a forward on inputs as small as these the analysis looks expensive. This page is made from [results/zoo.json](results/zoo.json) by "
             "`python -m benchmarks.zoo_page`; to measure anew: `python -m benchmarks.zoo --help`."
         ),
         "measured": "Measured on {date} with one thread for each network on {machine}; {versions}.",
@@ -66,10 +67,11 @@ TEXTS = {
         "title": "CleanAI hangi ağları buduyor",
         "other": "[English](zoo.md)",
         "intro": (
-            "Rastgele ağırlıklı, küçük girdili bütün bir kütüphane dolusu ağ; her biri üç ayarla budandı (her grubun "
-            "kanallarının %30'u ve %65'i, birlikte sıralanan bütün kanalların %50'si). *Kanıtlandı*, her ayarda "
-            "budanan ağın, çıkarılan kanalları maskelenmiş özgün ağa çift duyarlıkta eşit olduğu anlamına gelir. Bu "
-            "sayfayı `python -m benchmarks.zoo_page`, [results/zoo.json](results/zoo.json) dosyasından "
+            "Rastgele ağırlıklı, küçük girdili bütün bir kütüphane dolusu ağ, her grubun kanallarının %30'u budanarak; "
+            "{count} ağın {three} tanesi ayrıca %65 ile ve birlikte sıralanan bütün kanalların %50'siyle. "
+            "*Kanıtlandı*, denenen her ayarda budanan ağın, çıkarılan kanalları maskelenmiş özgün ağa çift duyarlıkta "
+            "eşit olduğu anlamına gelir. Ölçüm sırasında makinede başka işler de çalışıyordu: süreler üst sınırdır ve "
+            "bu kadar küçük girdilerle bir ileri geçişin yanında çözümleme pahalı görünür. Bu sayfayı `python -m benchmarks.zoo_page`, [results/zoo.json](results/zoo.json) dosyasından "
             "üretir; yeniden ölçmek için: `python -m benchmarks.zoo --help`."
         ),
         "measured": "{date} tarihinde, {machine} üzerinde ağ başına bir iş parçacığıyla ölçüldü; {versions}.",
@@ -115,10 +117,12 @@ def make_page(results: dict[str, Any], language: str) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items() if version)
     suites = {suite: [row for row in results["rows"].values() if row["suite"] == suite] for suite in SUITES}
     suites = {suite: rows for suite, rows in suites.items() if rows}
+    every = [row for rows in suites.values() for row in rows]
+    three = sum(len(row["settings"]) == 3 for row in every)
     parts = [
         f"# {texts['title']}",
         texts["other"],
-        texts["intro"],
+        texts["intro"].format(three=three, count=len(every)),
         texts["measured"].format(date=results["measured"], machine=results["machine"], versions=versions),
         f"## {texts['summary']}",
         _summary(suites, language),

@@ -200,6 +200,39 @@ def test_an_operation_by_its_name() -> None:
     assert "NobodysOperation" not in RULES
 
 
+class Remembers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.lstm, self.c = nn.Linear(6, 7), nn.LSTM(7, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.lstm(self.a(x))[0])
+
+
+def test_a_rule_of_cleanai_for_a_layer_of_torch_is_replaced_and_in_force_again() -> None:
+    """One that pairs the rows of one gate with the wrong units is caught by the proof."""
+
+    def connect(links: Links) -> None:
+        links.contract(links.tensor("weight_ih_l0").dim(1), links.input().dim(-1))
+        hidden = links.output().dim(-1)
+        links.contract(links.tensor("weight_hh_l0").dim(1), hidden)
+        for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
+            gates = links.tensor(name).dim(0).chunk(4)
+            links.tie(hidden, gates[0][::-1], *gates[1:])
+
+    model = randomise(Remembers()).eval()
+    expected = {"a": 7, "lstm.weight_ih_l0": 8}
+    assert sizes(model) == expected
+    with ruled(nn.LSTM, connect):
+        assert sizes(model) == expected
+        with pytest.raises(VerificationError, match="at fault is lstm"):
+            StructuredPruner(model, torch.randn(2, 6), RandomImportance(3), 0.4).prune()
+    with ruled(model.lstm, lambda links: None):
+        assert sizes(model) == {}
+    assert sizes(model) == expected
+    assert assert_pruned_right(model).lstm.hidden_size == 4
+
+
 # ------------------------------------------------------------------------------------------------------- subclasses
 
 
