@@ -31,11 +31,12 @@ TEXTS = {
         "title": "Which networks CleanAI prunes",
         "other": "[Türkçe](zoo.tr.md)",
         "intro": (
-            "Whole libraries of networks, with random weights and small inputs, pruned by 30 % of the channels of every "
-            "group; {three} of the {count} also by 65 %, and by 50 % of all channels ranked together. *Proven* means "
-            "that in every setting that was tried the pruned network equals the original with the removed channels "
+            "Whole libraries of networks, with random weights and small inputs, pruned by 30 % of the channels of "
+            "every group; {three} of the {count} also by 65 %, and by 50 % of all channels ranked together. *Proven* "
+            "means that in every setting that was tried the pruned network equals the original with the removed channels "
             "masked, in double precision. Other work ran on the machine meanwhile, so the times are upper bounds, and "
-            "against a forward on inputs as small as these the analysis looks expensive. This page is made from [results/zoo.json](results/zoo.json) by "
+            "against a forward on inputs as small as these "
+            "the analysis looks expensive. This page is made from [results/zoo.json](results/zoo.json) by "
             "`python -m benchmarks.zoo_page`; to measure anew: `python -m benchmarks.zoo --help`."
         ),
         "measured": "Measured on {date} with one thread for each network on {machine}; {versions}.",
@@ -71,7 +72,9 @@ TEXTS = {
             "{count} ağın {three} tanesi ayrıca %65 ile ve birlikte sıralanan bütün kanalların %50'siyle. "
             "*Kanıtlandı*, denenen her ayarda budanan ağın, çıkarılan kanalları maskelenmiş özgün ağa çift duyarlıkta "
             "eşit olduğu anlamına gelir. Ölçüm sırasında makinede başka işler de çalışıyordu: süreler üst sınırdır ve "
-            "bu kadar küçük girdilerle bir ileri geçişin yanında çözümleme pahalı görünür. Bu sayfayı `python -m benchmarks.zoo_page`, [results/zoo.json](results/zoo.json) dosyasından "
+            "bu kadar küçük girdilerle bir ileri geçişin yanında "
+            "çözümleme pahalı görünür. Bu sayfayı `python -m benchmarks.zoo_page`, "
+            "[results/zoo.json](results/zoo.json) dosyasından "
             "üretir; yeniden ölçmek için: `python -m benchmarks.zoo --help`."
         ),
         "measured": "{date} tarihinde, {machine} üzerinde ağ başına bir iş parçacığıyla ölçüldü; {versions}.",
