@@ -34,10 +34,10 @@ TEXTS = {
             "Whole libraries of networks, with random weights and small inputs, pruned by 30 % of the channels of "
             "every group; {three} of the {count} also by 65 %, and by 50 % of all channels ranked together. *Proven* "
             "means that in every setting that was tried the pruned network equals the original with the removed "
-            "channels masked, in double precision. Other work ran on the machine meanwhile, so the times are upper bounds, and "
-            "against a forward on inputs as small as these "
-            "the analysis looks expensive. This page is made from [results/zoo.json](results/zoo.json) by "
-            "`python -m benchmarks.zoo_page`; to measure anew: `python -m benchmarks.zoo --help`."
+            "channels masked, in double precision. Other work ran on the machine meanwhile, so the times are upper "
+            "bounds, and against a forward on inputs as small as these the analysis looks expensive. This page is "
+            "made from [results/zoo.json](results/zoo.json) by `python -m benchmarks.zoo_page`; to measure anew: "
+            "`python -m benchmarks.zoo --help`."
         ),
         "measured": "Measured on {date} with one thread for each network on {machine}; {versions}.",
         "columns": (
