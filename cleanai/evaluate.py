@@ -200,7 +200,7 @@ def measure_latency(
         )
 
     def run() -> None:
-        with torch.no_grad():
+        with torch.inference_mode():
             call_model(model, example_inputs, forward_fn)
 
     timer_class = _import_timer()

@@ -84,11 +84,14 @@ def compare_in_step(
     """Operation by operation, where both models take the same path; ``complete`` unless the trace broke off."""
     expected = labelled.trace.operations
     loose = _sized_by_data(labelled.trace)
+    used = {(value.operation, value.output) for op in expected for value in op.inputs if value is not None}
+    used |= {(value.operation, value.output) for value in labelled.trace.outputs}
     for op, new in zip(expected, trace.operations, strict=False):
         if op.kind != new.kind or len(op.inputs) != len(new.inputs) or _owner(op) != _owner(new):
             message = f"{op.where}: the forward took another path ({new.where})"
             return Mismatch(op.module, message, op.index, other_path=True)
-        problem = _compare_operation(coupling, labelled, op, new, alive, op.index in loose, bool(loose))
+        problem = _compare_results(coupling, labelled, op, new, alive, used, op.index in loose)
+        problem = problem or _compare_arguments(coupling, labelled, op, new, alive, by_data=bool(loose))
         if problem:
             return Mismatch(op.module, f"{op.where}: {problem}", op.index)
     if complete and len(expected) != len(trace.operations):
@@ -182,27 +185,36 @@ def _sized_by_data(trace: Trace) -> set[int]:
     return found
 
 
-def _compare_operation(
+def _compare_results(
     coupling: Coupling,
     labelled: LabelledTrace,
     op: Operation,
     new: Operation,
     alive: np.ndarray,
+    used: Collection[tuple[int, int]],
     loose: bool,
-    by_data: bool,
 ) -> str | None:
-    """``loose``: its size depends on values. ``by_data``: something in the forward does, so it may pick another row."""
-    values = labelled.values[op.index]
+    """Whether the results have the predicted shapes, but for one that nothing uses; ``loose``: values decide sizes."""
     if op.state is not None or op.kind == "Input":
         return None
-    for value, shape in zip(values, new.shapes, strict=False):
+    for output, (value, shape) in enumerate(zip(labelled.values[op.index], new.shapes, strict=False)):
+        if len(new.shapes) > 1 and (op.index, output) not in used:
+            continue
         predicted = predict_shape(coupling, value, alive)
         if loose and len(shape) == len(predicted):
-            predicted = tuple(
-                p if axis in value.fields else s for axis, (p, s) in enumerate(zip(predicted, shape, strict=True))
-            )
+            pairs = enumerate(zip(predicted, shape, strict=True))
+            predicted = tuple(ours if axis in value.fields else found for axis, (ours, found) in pairs)
         if predicted != shape and (value.fields or value.shape != shape):
             return f"its result has the shape {shape}, {predicted} was expected"
+    return None
+
+
+def _compare_arguments(
+    coupling: Coupling, labelled: LabelledTrace, op: Operation, new: Operation, alive: np.ndarray, *, by_data: bool
+) -> str | None:
+    """Whether it was called with the same numbers, or those that follow; ``by_data``: it may pick another row."""
+    if op.state is not None or op.kind == "Input":
+        return None
     if op.kind == "Select" and by_data:
         return None
     if op.kind == "Slice":

@@ -20,8 +20,14 @@ class LayerRule:
     shrink: Callable[[nn.Module], object] | None = None
 
 
+_OWN: dict[type, LayerRule] = {}
 _BY_CLASS: dict[type, LayerRule] = {}
 _BY_MARK: dict[str, LayerRule] = {}
+
+
+def add_own_rule(kind: type[nn.Module], rule: LayerRule) -> None:
+    """Gives a class of torch's layers the rule that is in force unless the user registers another."""
+    _OWN[kind] = _BY_CLASS[kind] = rule
 
 
 def add_layer_rule(target: type[nn.Module] | nn.Module, rule: LayerRule) -> None:
@@ -36,9 +42,11 @@ def add_layer_rule(target: type[nn.Module] | nn.Module, rule: LayerRule) -> None
 
 
 def remove_layer_rule(target: type[nn.Module] | nn.Module) -> None:
-    """Takes a rule back; a target without one is left alone."""
+    """Takes a rule back, so that CleanAI's own is in force again; a target without one is left alone."""
     if isinstance(target, nn.Module):
         _BY_MARK.pop(target.__dict__.pop(_MARK, ""), None)
+    elif target in _OWN:
+        _BY_CLASS[target] = _OWN[target]
     else:
         _BY_CLASS.pop(target, None)
 

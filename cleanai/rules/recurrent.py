@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from cleanai.layers import count_gates
-from cleanai.rules.layer import Channels, Links, register_rule
+from cleanai.registry import LayerRule, add_own_rule
+from cleanai.rules.layer import Channels, Links
 
 
 def _tie_gates(links: Links, gates: int, suffix: str, hidden: Channels, back: Channels, incoming: Channels) -> None:
@@ -66,6 +67,6 @@ def _connect_cell(links: Links) -> None:
 
 
 for _kind in (nn.LSTM, nn.GRU, nn.RNN):
-    register_rule(_kind, _connect_recurrent)
+    add_own_rule(_kind, LayerRule(_connect_recurrent))
 for _kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell):
-    register_rule(_kind, _connect_cell)
+    add_own_rule(_kind, LayerRule(_connect_cell))
