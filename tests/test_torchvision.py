@@ -241,15 +241,15 @@ def test_no_more_is_frozen_than_must_be(case: Case) -> None:
     assert all(frozen.reason and frozen.layers for frozen in pruner.frozen)
 
 
-def test_swin_keeps_its_stream_and_its_attention_and_says_why() -> None:
-    """torchvision's attention computes ``C // num_heads`` in its forward: neither C nor the heads can shrink."""
+def test_swin_prunes_its_stream_and_its_heads_alike() -> None:
+    """torchvision's attention computes ``C // num_heads`` in its forward: both lose the same share, or none."""
     case = Case("swin_t")
     pruner = case.pruner("local")
-    assert {group.name.rpartition(".mlp.")[2] for group in pruner.groups} == {"0"}
-    for layer, reason in (
-        ("features.0.0", "the forward does not follow a cut of it"),
-        ("features.6.reduction", "the forward does not follow a cut of it"),
-        ("features.1.0.attn.qkv", "the forward does not follow a cut of it"),
-        ("features.1.0.attn", "picks from it by position"),  # the table of relative positions
-    ):
-        assert any(reason in frozen.reason for frozen in pruner.frozen if layer in frozen.layers), layer
+    groups = {group.name: group for group in pruner.groups}
+    # 96 channels of the stream, three heads in each of two blocks.
+    assert sorted(len(block) for block in groups["features.0.0"].blocks) == [3, 3, 96]
+    pruned: Any = pruner.prune()
+    attention = pruned.features[1][0].attn
+    assert attention.num_heads == 2 and attention.qkv.weight.shape == (3 * 64, 64)
+    table = [frozen for frozen in pruner.frozen if "features.1.0.attn" in frozen.layers]
+    assert any("picks from it by position" in frozen.reason for frozen in table)  # the relative positions

@@ -157,12 +157,10 @@ def test_every_reason_is_said_in_turkish() -> None:
 
 
 def test_reasons_that_differ_in_numbers_only_are_one() -> None:
-    frozen = [{"reason": f"Softmax in layers.{n}.attn normalises over it", "channels": 1000} for n in range(3)]
+    frozen = [{"reason": f"Topk in layers.{n}.attn orders it", "channels": 1000} for n in range(3)]
     frozen += [{"reason": f"it reaches the ignored layer {name}", "channels": 5} for name in ("a_b", "c", "d")]
     frozen.append({"reason": "the output of the model", "channels": 10})
     english, turkish = (zoo_page.merge_reasons(frozen, language) for language in ("en", "tr"))
-    assert english.startswith(
-        r"Softmax in layers.\*.attn normalises over it (3,000); it reaches the ignored layer a\_b (5)"
-    )
+    assert english.startswith(r"Topk in layers.\*.attn orders it (3,000); it reaches the ignored layer a\_b (5)")
     assert english.endswith("; reasons not shown: 1") and "output" not in english
-    assert turkish.startswith(r"layers.\*.attn içindeki Softmax işlemi onun üzerinden normalleştiriyor (3.000); ")
+    assert turkish.startswith(r"layers.\*.attn içindeki Topk işlemi onu sıralıyor (3.000); ")
