@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from cleanai.analysis import analyze_model
 from cleanai.calibration import ActivationStatistics, collect_statistics
+from cleanai.coverage import CoverageAnalyzer, CoveragePruner
 from cleanai.errors import CleanAIError, InputError, PlanError, TraceError, VerificationError
 from cleanai.evaluate import ModelMetrics, count_macs, evaluate_model, measure_latency, measure_model
+from cleanai.gradients import GradientStatistics, collect_gradients
 from cleanai.importance import (
     ActivationImportance,
+    AdaptiveNeuronCoverageImportance,
+    BNScaleImportance,
+    FPGMImportance,
+    HessianImportance,
     Importance,
+    LAMPImportance,
     MagnitudeImportance,
+    MixedImportance,
+    NeuronCoverageImportance,
     RandomImportance,
     ScoredGroup,
+    TaylorImportance,
     WandaImportance,
     WeightActivationImportance,
 )
 from cleanai.plan import Plan
-from cleanai.pruner import StructuredPruner, analyze_model
+from cleanai.pruner import StructuredPruner
 from cleanai.report import Report
 from cleanai.rules import register_rule, unregister_rule
+from cleanai.search import SearchResult, SearchSpace, search_plans
+from cleanai.sensitivity import Sensitivity, analyze_sensitivity, auto_ratio
 from cleanai.slicing import slice_model
+from cleanai.steps import PruningStep
 from cleanai.trace import trace_model
 from cleanai.verify import Verification, verify_pruning
 
@@ -27,29 +41,48 @@ __version__ = "0.1.0"
 __all__ = [
     "ActivationImportance",
     "ActivationStatistics",
+    "AdaptiveNeuronCoverageImportance",
+    "BNScaleImportance",
     "CleanAIError",
+    "CoverageAnalyzer",
+    "CoveragePruner",
+    "FPGMImportance",
+    "GradientStatistics",
+    "HessianImportance",
     "Importance",
     "InputError",
+    "LAMPImportance",
     "MagnitudeImportance",
+    "MixedImportance",
     "ModelMetrics",
+    "NeuronCoverageImportance",
     "Plan",
     "PlanError",
+    "PruningStep",
     "RandomImportance",
     "Report",
     "ScoredGroup",
+    "SearchResult",
+    "SearchSpace",
+    "Sensitivity",
     "StructuredPruner",
+    "TaylorImportance",
     "TraceError",
     "Verification",
     "VerificationError",
     "WandaImportance",
     "WeightActivationImportance",
     "analyze_model",
+    "analyze_sensitivity",
+    "auto_ratio",
+    "collect_gradients",
     "collect_statistics",
     "count_macs",
     "evaluate_model",
     "measure_latency",
     "measure_model",
     "register_rule",
+    "search_plans",
     "slice_model",
     "trace_model",
     "unregister_rule",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from tqdm.auto import tqdm
 
 from cleanai.errors import InputError
@@ -20,38 +23,75 @@ Side = tuple[str, str]
 """A layer's path and "input" or "output"."""
 
 
+_PIECE = 2**18
+"""So many values are held in double precision at a time."""
+
+
 @dataclass
 class ChannelStatistics:
     """Sums over samples and positions for each channel of a layer's input or output.
 
     ``count`` is how many values each channel had; ``total``, ``absolute`` and ``square`` (float64, shape [channels])
-    are the sums of x, of its absolute value and of x².
+    are the sums of x, of its absolute value and of x²; ``low`` and ``high`` the smallest and the largest x; ``above``
+    how many values were larger than each threshold.
     """
 
     count: int
     total: Tensor
     absolute: Tensor
     square: Tensor
+    low: Tensor
+    high: Tensor
+    above: dict[float, Tensor]
 
     @classmethod
-    def of(cls, values: Tensor, dim: int) -> ChannelStatistics:
+    def of(cls, values: Tensor, dim: int, thresholds: Sequence[float] = (0.0,)) -> ChannelStatistics:
         """The statistics of one tensor with its channels along ``dim``."""
-        rows = values.detach().movedim(dim, 0).flatten(1).double()
-        return cls(rows.shape[1], rows.sum(1).cpu(), rows.abs().sum(1).cpu(), rows.square().sum(1).cpu())
+        values = values.detach()
+        values, dim = (values[None], 1) if values.dim() == 1 else (values, dim % values.dim())
+        others = [axis for axis in range(values.dim()) if axis != dim]
+        longest = max(others, key=lambda axis: values.shape[axis])
+        # In pieces: double precision of the whole tensor would be several times its size.
+        step = max(1, _PIECE * values.shape[longest] // values.numel())
+        pieces = (piece.movedim(dim, 0).flatten(1) for piece in values.split(step, longest))
+        whole = functools.reduce(cls.merge, (cls._of_rows(piece, thresholds) for piece in pieces))
+        sums = (whole.total, whole.absolute, whole.square, whole.low, whole.high)
+        return cls(whole.count, *(sum.cpu() for sum in sums), {t: n.cpu() for t, n in whole.above.items()})
+
+    @classmethod
+    def _of_rows(cls, rows: Tensor, thresholds: Sequence[float]) -> ChannelStatistics:
+        above = {threshold: (rows > threshold).sum(1) for threshold in thresholds}
+        low, high = rows.amin(1).double(), rows.amax(1).double()
+        wide = rows.double()
+        return cls(rows.shape[1], wide.sum(1), wide.abs().sum(1), wide.square().sum(1), low, high, above)
 
     def merge(self, other: ChannelStatistics) -> ChannelStatistics:
-        """The statistics of both sets of samples together."""
+        """The statistics of both sets of samples together.
+
+        Raises:
+            InputError: they counted what lies above different thresholds.
+        """
+        if self.above.keys() != other.above.keys():
+            raise InputError(
+                f"statistics that counted values above {sorted(self.above)} and above {sorted(other.above)} cannot be "
+                "merged: collect both with the same thresholds"
+            )
         return ChannelStatistics(
             self.count + other.count,
             self.total + other.total,
             self.absolute + other.absolute,
             self.square + other.square,
+            torch.minimum(self.low, other.low),
+            torch.maximum(self.high, other.high),
+            {threshold: count + other.above[threshold] for threshold, count in self.above.items()},
         )
 
     def keep(self, positions: Sequence[int] | Tensor) -> ChannelStatistics:
         """The statistics of some of the channels."""
         index = torch.as_tensor(positions)
-        return ChannelStatistics(self.count, self.total[index], self.absolute[index], self.square[index])
+        sums = (self.total, self.absolute, self.square, self.low, self.high)
+        above = {threshold: count[index] for threshold, count in self.above.items()}
+        return ChannelStatistics(self.count, *(values[index] for values in sums), above)
 
     @property
     def mean(self) -> Tensor:
@@ -67,6 +107,30 @@ class ChannelStatistics:
     def root_mean_square(self) -> Tensor:
         """sqrt(E[x²]) of each channel."""
         return (self.square / self.count).sqrt()
+
+    @property
+    def deviation(self) -> Tensor:
+        """The standard deviation of each channel, sqrt(E[x²] - E[x]²)."""
+        return (self.square / self.count - self.mean.square()).clamp(min=0).sqrt()
+
+    @property
+    def largest(self) -> Tensor:
+        """max |x| of each channel."""
+        return torch.maximum(-self.low, self.high)
+
+    def frequency(self, threshold: float = 0.0) -> Tensor:
+        """The share of values above a threshold that the pass counted.
+
+        Raises:
+            InputError: the pass did not count what lies above this threshold.
+        """
+        if threshold not in self.above:
+            raise InputError(
+                f"the activations were collected without counting values above {threshold:g} (but above "
+                f"{', '.join(f'{known:g}' for known in self.above) or 'nothing'}): collect them again with "
+                f"thresholds=({threshold:g},)"
+            )
+        return self.above[threshold].double() / self.count
 
 
 @dataclass
@@ -141,7 +205,8 @@ def select_inputs(batch: Any, example_inputs: Any) -> Any:
     return batch_to_inputs(batch)[0]
 
 
-def _device_of(model: nn.Module) -> torch.device | None:
+def device_of(model: nn.Module) -> torch.device | None:
+    """Where a model's first parameter is."""
     return next((tensor.device for tensor in model.parameters()), None)
 
 
@@ -154,6 +219,8 @@ def collect_statistics(
     forward_fn: ForwardFunction | None = None,
     progress: bool | None = None,
     blocks: Mapping[str, int | None] | None = None,
+    thresholds: Sequence[float] = (0.0,),
+    norms: bool = False,
 ) -> ActivationStatistics:
     """One pass over a loader, with hooks on every convolution and linear layer.
 
@@ -165,6 +232,8 @@ def collect_statistics(
         num_batches: at most so many batches; None for all.
         progress: True or False for a progress bar; None shows one on terminals.
         blocks: residual blocks to watch, with the dimension of their channels ({path: dimension or None}).
+        thresholds: for each of these, how many values are larger is counted too.
+        norms: watch normalisation layers and embeddings as well.
 
     Raises:
         InputError: the loader is empty, or an activation is NaN or infinite (the layer is named).
@@ -175,42 +244,62 @@ def collect_statistics(
         >>> statistics.get("2", "input").count
         5
     """
-    if num_batches is not None and num_batches < 1:
-        raise InputError(f"num_batches is {num_batches}: it must be at least 1, or None for the whole loader")
+    thresholds = check_thresholds(thresholds)
     sides: dict[Side, ChannelStatistics] = {}
     seen: dict[str, BlockStatistics] = {}
-    device = _device_of(model)
+    device = device_of(model)
     batches = samples = 0
     with shadow_model(model, "real", track_buffers=False, prepare=prepare_layers), torch.no_grad():
         for module in model.modules():
             module.training = False
-        _add_hooks(model, sides)
+        for path, module in model.named_modules():
+            dim = channel_dim(module) or (_norm_dim(module) if norms else None)
+            if dim:
+                _watch_layer(path, module, dim, thresholds, sides)
         for path, dim in (blocks or {}).items():
             _watch_block(model.get_submodule(path), path, dim, seen)
-        total = num_batches if num_batches is not None else _length(loader)
-        bar = tqdm(total=total, desc="activations", unit="batch", disable=None if progress is None else not progress)
-        with bar:
-            for batch in loader:
-                if num_batches is not None and batches >= num_batches:
-                    break
-                inputs = select_inputs(batch, example_inputs)
-                if device is not None:
-                    inputs = map_tensors(lambda tensor: tensor.to(device), inputs)
-                samples += _batch_size(inputs)
-                try:
-                    call_model(model, inputs, forward_fn)
-                except (RuntimeError, TypeError, ValueError) as error:
-                    if isinstance(error, InputError):
-                        raise
-                    raise InputError(
-                        f"the model cannot run on batch {batches} of the loader ({type(error).__name__}: {error}); "
-                        "batches must hold what example_inputs holds, with or without labels"
-                    ) from error
-                batches += 1
-                bar.update()
-    if not batches:
-        raise InputError("the loader is empty: activations need at least one batch")
+        for number, batch in draw_batches(loader, num_batches, "activations", progress):
+            inputs = move_tensors(select_inputs(batch, example_inputs), device)
+            samples += count_samples(inputs)
+            try:
+                call_model(model, inputs, forward_fn)
+            except (RuntimeError, TypeError, ValueError) as error:
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(
+                    f"the model cannot run on batch {number} of the loader ({type(error).__name__}: {error}); "
+                    "batches must hold what example_inputs holds, with or without labels"
+                ) from error
+            batches = number + 1
     return ActivationStatistics(sides, batches, samples, seen)
+
+
+def draw_batches(
+    loader: Iterable[Any], num_batches: int | None, purpose: str, progress: bool | None = None
+) -> Iterator[tuple[int, Any]]:
+    """The batches of a loader with their numbers, at most ``num_batches`` of them, with a progress bar.
+
+    Raises:
+        InputError: the loader is empty, or ``num_batches`` is below 1.
+    """
+    if num_batches is not None and num_batches < 1:
+        raise InputError(f"num_batches is {num_batches}: it must be at least 1, or None for the whole loader")
+    total = num_batches if num_batches is not None else _length(loader)
+    drawn = 0
+    with tqdm(total=total, desc=purpose, unit="batch", disable=None if progress is None else not progress) as bar:
+        for batch in loader:
+            if drawn == num_batches:
+                break
+            yield drawn, batch
+            drawn += 1
+            bar.update()
+    if not drawn:
+        raise InputError(f"the loader is empty: {purpose} need at least one batch")
+
+
+def move_tensors(batch: Any, device: torch.device | None) -> Any:
+    """A batch with its tensors on a device."""
+    return batch if device is None else map_tensors(lambda tensor: tensor.to(device), batch)
 
 
 def _length(loader: Any) -> int | None:
@@ -220,35 +309,50 @@ def _length(loader: Any) -> int | None:
         return None
 
 
-def _batch_size(inputs: Any) -> int:
+def count_samples(inputs: Any) -> int:
+    """The size of the first dimension of the first tensor."""
     sizes: list[int] = []
     map_tensors(lambda tensor: sizes.append(tensor.shape[0] if tensor.dim() else 1), inputs)
     return sizes[0] if sizes else 0
 
 
-def _add_hooks(model: nn.Module, sides: dict[Side, ChannelStatistics]) -> None:
-    def watch(path: str, module: nn.Module) -> None:
-        def note(side: str, value: Any, dim: int) -> None:
-            if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
-                return
-            statistics = ChannelStatistics.of(value, dim)
-            if not bool(statistics.square.isfinite().all()):
-                raise InputError(
-                    f"the {side} of the layer {path or 'model'} holds NaN or infinite values: look at the data and at "
-                    "the weights before it"
-                )
-            key = (path, side)
-            sides[key] = sides[key].merge(statistics) if key in sides else statistics
+def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
+    """Thresholds as floats, each once, or a clear error."""
+    for value in thresholds:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise InputError(f"thresholds holds {value!r}; it must hold finite numbers")
+    return tuple(dict.fromkeys(float(value) for value in thresholds))
 
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            note("input", args[0] if args else next(iter(kwargs.values()), None), channel_dim(module))
-            note("output", output, channel_dim(module))
 
-        module.register_forward_hook(hook, with_kwargs=True)
+def _norm_dim(module: nn.Module) -> int | None:
+    """Where a normalisation layer or an embedding has its channels; None for any other module, and for several axes."""
+    if isinstance(module, (_NormBase, nn.GroupNorm)):
+        return 1
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return -1 if len(module.normalized_shape) == 1 else None
+    return -1 if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) else None
 
-    for path, module in model.named_modules():
-        if channel_dim(module):
-            watch(path, module)
+
+def _watch_layer(
+    path: str, module: nn.Module, dim: int, thresholds: Sequence[float], sides: dict[Side, ChannelStatistics]
+) -> None:
+    def note(side: str, value: Any) -> None:
+        if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
+            return
+        statistics = ChannelStatistics.of(value, dim, thresholds)
+        if not bool(statistics.square.isfinite().all()):
+            raise InputError(
+                f"the {side} of the layer {path or 'model'} holds NaN or infinite values: look at the data and at "
+                "the weights before it"
+            )
+        key = (path, side)
+        sides[key] = sides[key].merge(statistics) if key in sides else statistics
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        note("input", args[0] if args else next(iter(kwargs.values()), None))
+        note("output", output)
+
+    module.register_forward_hook(hook, with_kwargs=True)
 
 
 def _watch_block(module: nn.Module, path: str, dim: int | None, seen: dict[str, BlockStatistics]) -> None:

@@ -19,6 +19,7 @@ class CostModel:
     """Parameters, MACs and channels of a traced model as functions of what is left of it.
 
     MACs follow torch's own counter: convolutions, matrix products and attention, for the batch of the example inputs.
+    Layers that the trace takes as one operation (LSTM, GRU, RNN) multiply each position by each of their matrices.
     """
 
     def __init__(self, coupling: Coupling, parameters: list[StateTensor]) -> None:
@@ -52,6 +53,8 @@ class CostModel:
                 total += prod(self._size(output, alive)) * prod(b[1:])
             elif kind == "transposed":
                 total += prod(a) * prod(b[1:])
+            elif kind == "whole layer":  # every position by every entry of the matrix
+                total += prod(a[:-1]) * prod(b)
             else:  # attention: scores and mixture
                 total += prod(self._size(output, alive)) * b[-2] + prod(a) * b[-2]
         return total
@@ -61,10 +64,19 @@ def _list_products(labelled: LabelledTrace) -> list[tuple[str, str, Labelled, La
     products = []
     for op in labelled.trace.operations:
         operands = [None if v is None else labelled.values[v.operation][v.output] for v in op.inputs]
-        found = _product(op, operands)
-        if found is not None:
-            products.append((op.module, *found, labelled.values[op.index][0]))
+        products += [(op.module, *found, labelled.values[op.index][0]) for found in _products(op, operands)]
     return products
+
+
+def _products(op: Operation, operands: list[Labelled | None]) -> list[tuple[str, Labelled, Labelled]]:
+    if op.layer is None:
+        found = _product(op, operands)
+        return [] if found is None else [found]
+    arguments, own = operands[: len(op.layer.shapes)], operands[len(op.layer.shapes) :]
+    source = arguments[0] if arguments else None
+    source = Labelled(op.layer.shapes[0]) if source is None and op.layer.shapes else source
+    matrices = [value for value in own if value is not None and len(value.shape) == 2]
+    return [] if source is None else [("whole layer", source, matrix) for matrix in matrices]
 
 
 def _product(op: Operation, operands: list[Labelled | None]) -> tuple[str, Labelled, Labelled] | None:

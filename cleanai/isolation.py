@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -320,3 +321,17 @@ def shadow_model(
         if prepare is not None:
             prepare(model)
         yield owners
+
+
+def copy_model(model: nn.Module) -> nn.Module:
+    """A deep copy of a model.
+
+    Raises:
+        InputError: it holds something that cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise InputError(
+            f"the model cannot be copied ({type(error).__name__}: {error}); prune it with inplace=True instead"
+        ) from error

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from cleanai.evaluate import ModelMetrics
     from cleanai.report import GroupRecord, Report
+    from cleanai.sensitivity import Sensitivity
 
 _PALETTE = sns.color_palette("colorblind")
 KEPT, REMOVED, ORIGINAL = _PALETTE[0], _PALETTE[1], (0.62, 0.62, 0.62)
@@ -332,6 +333,75 @@ def _title_scores(figure: Figure, report: Report, groups: Sequence[GroupRecord],
     if shown < len(groups):
         phrase = "{shown} largest of {total} scored and pruned groups."
         legend.set_title(say(language, phrase, shown=shown, total=len(groups)))
+
+
+# ---------------------------------------------------------------- sensitivity
+
+
+def plot_sensitivity(sensitivity: Sensitivity, ax: Axes | None = None, language: str = "en") -> Figure:
+    """What cutting each group alone costs, by ratio: points of accuracy lost, or the output error without accuracies.
+
+    One row per group in the order of the model; the darker, the more is lost. Up to 40 groups the numbers are written
+    into their fields. Raises `InputError` when the sensitivity holds no point.
+    """
+    if not sensitivity.points:
+        raise InputError("plot_sensitivity: this sensitivity holds no point.")
+    groups = sensitivity.groups
+    ratios = sorted({point.ratio for point in sensitivity.points})
+    losses = _losses(sensitivity, ratios)
+    named = len(groups) <= NAMED_GROUPS
+    with _style():
+        figure, axes = _canvas(ax, (_WIDTH, 1.6 + (0.25 * len(groups) if named else 4.0)))
+        # The largest losses of all look alike, so that one lost network does not make all others look harmless.
+        top = max(float(np.nanquantile(losses, 0.9)), 1e-9)
+        image = axes.imshow(losses, aspect="auto", cmap=_sensitivity_colours(), vmin=0, vmax=top)
+        if named:
+            _write_losses(axes, losses, top, language)
+            names = [f"{label_text(group, 36)}  {number}" for number, group in enumerate(groups, 1)]
+            axes.set_yticks(range(len(groups)), names, fontsize=8)
+        else:
+            axes.set_ylabel(say(language, "group, in the order of the table"))
+        axes.set_xticks(range(len(ratios)), [short_number(round(100 * ratio, 6), language) for ratio in ratios])
+        axes.set_xlabel(say(language, "removed share of the group (%)"))
+        axes.grid(visible=False)
+        sns.despine(ax=axes, left=True, bottom=True)
+        by_accuracy = sensitivity.accuracy is not None
+        title = "accuracy lost (points)" if by_accuracy else "output error ‖y′−y‖/‖y‖ (%)"
+        bar = figure.colorbar(image, ax=axes, extend="max", fraction=0.04, pad=0.02)
+        bar.set_label(say(language, title))
+        bar.outline.set_visible(False)
+        bar.ax.yaxis.set_major_formatter(_TickFormatter(language))
+        order = np.argsort(-np.nansum(losses, axis=1), kind="stable")
+        most, least = (label_text(groups[place], 36) for place in (order[0], order[-1]))
+        finding = say(language, "Most sensitive: {most}; least: {least}", most=most, least=least)
+        _set_title(figure, axes, finding, own_figure=ax is None)
+    return figure
+
+
+def _losses(sensitivity: Sensitivity, ratios: Sequence[float]) -> np.ndarray:
+    """What is lost, by group and ratio: points of accuracy (0 where it rose), or output error in percent."""
+    before = sensitivity.accuracy
+    losses = np.full((len(sensitivity.groups), len(ratios)), np.nan)
+    rows = {group: row for row, group in enumerate(sensitivity.groups)}
+    for point in sensitivity.points:
+        lost = 100 * point.error
+        if before is not None and point.accuracy is not None:
+            lost = max(0.0, before - point.accuracy)
+        losses[rows[point.group], ratios.index(point.ratio)] = lost
+    return losses
+
+
+def _sensitivity_colours() -> Any:
+    """From white to the colour of what is removed."""
+    return sns.light_palette(REMOVED, as_cmap=True)
+
+
+def _write_losses(axes: Axes, losses: np.ndarray, top: float, language: str) -> None:
+    for (row, column), lost in np.ndenumerate(losses):
+        if np.isfinite(lost):
+            text = significant(lost, 2, language) if lost < 99.5 else short_number(round(lost), language)
+            weight = "bold" if lost >= top else "normal"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, fontweight=weight)
 
 
 # ---------------------------------------------------------------- training

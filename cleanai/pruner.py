@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import functools
 import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,21 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cleanai.analysis import Analysis, analyze_model
 from cleanai.calibration import ActivationStatistics, collect_statistics
 from cleanai.cost import CostModel
-from cleanai.coupling import Coupling, Frozen, Group, couple_channels, solve_coupling
-from cleanai.depth import Block, ResidualBlocks, choose_blocks, renumber_groups, score_blocks
+from cleanai.coupling import Coupling, Frozen, Group
+from cleanai.depth import Block, choose_blocks, renumber_groups, score_blocks
 from cleanai.errors import CleanAIError, InputError, TraceError, VerificationError
 from cleanai.evaluate import ModelMetrics, measure_model
 from cleanai.fields import IntArray
-from cleanai.fitting import AttributeRule, Fitting, make_plan, probe_choice
-from cleanai.importance import Importance, ScoredGroup, find_importance, score_group
-from cleanai.inputs import map_tensors
-from cleanai.isolation import evaluation_mode, list_state, preserve_model, transaction
+from cleanai.fitting import make_plan
+from cleanai.gradients import GradientStatistics, LossFunction, collect_gradients
+from cleanai.importance import Importance, ScoredGroup, find_importance, score_group, thresholds_of
+from cleanai.isolation import copy_model, evaluation_mode, list_state, preserve_model, transaction
+from cleanai.latency import LatencyRatio, compare_latency
 from cleanai.plan import BlockCut, GroupCut, Plan
 from cleanai.prediction import alive_classes
-from cleanai.report import BlockRecord, BudgetRecord, FrozenRecord, GroupRecord, LayerRecord, ProofRecord, Report
-from cleanai.rules import needs_values
+from cleanai.prices import Prices
+from cleanai.records import make_budget_record, make_group_record, make_proof_record
+from cleanai.report import BlockRecord, FrozenRecord, Report
+from cleanai.schedules import Schedule, list_shares
 from cleanai.select import (
     TARGETS,
     Budget,
@@ -39,255 +41,34 @@ from cleanai.select import (
     build_ladder,
     check_ratio,
     choose_units,
+    describe_structure,
     find_layers,
+    find_made,
     is_within,
     resolve_ratios,
 )
 from cleanai.slicing import slice_model
-from cleanai.trace import ForwardFailed, ForwardFunction, Trace, trace_model
+from cleanai.steps import PruningStep, all_or_nothing, call_back, check_tensors, join_proofs
+from cleanai.trace import ForwardFunction, trace_model
 from cleanai.verify import Verification, compare_with_reference, compute_reference, try_plan
 
 Choice = dict[int, IntArray]
 
 
 @dataclass
-class Analysis:
-    """What is known of a model before anything is chosen: its groups, what is frozen, and how its sizes follow."""
+class _Walk:
+    """Where pruning in steps stands: the model as it is now, and what has gone from the original."""
 
-    coupling: Coupling
-    fitting: Fitting
-    warnings: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-
-    @functools.cached_property
-    def residuals(self) -> ResidualBlocks:
-        """Which modules can be dropped whole, and why any other cannot."""
-        return ResidualBlocks(self.fitting.model, self.coupling, self.ignored)
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """The residual blocks that can be dropped whole."""
-        return self.residuals.listed
-
-    @property
-    def groups(self) -> tuple[Group, ...]:
-        """The groups that can be pruned."""
-        return self.coupling.groups
-
-    @property
-    def frozen(self) -> tuple[Frozen, ...]:
-        """What cannot, and why."""
-        return self.coupling.frozen
-
-    @property
-    def rules(self) -> tuple[AttributeRule, ...]:
-        """The attributes that follow a cut."""
-        return self.fitting.rules
-
-
-def analyze_model(
-    model: nn.Module,
-    example_inputs: Any,
-    *,
-    forward_fn: ForwardFunction | None = None,
-    output_transform: Callable[[Any], Any] | None = None,
-    ignored: Sequence[str] = (),
-) -> Analysis:
-    """Traces a model, finds its groups, and tries a small cut in each on a stand-in; the model is left as it was.
-
-    Parameters that the evaluation forward does not reach are looked for in the training forward (auxiliary heads).
-    ``ignored`` are module paths that must not be touched.
-
-    Raises:
-        InputError: the example inputs do not fit the model.
-        TraceError: no output depends on the parameters.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> [(group.name, group.size) for group in analyze_model(net, torch.randn(1, 3)).groups]
-        [('0', 8)]
-    """
-    options: dict[str, Any] = {"forward_fn": forward_fn, "output_transform": output_transform}
-    try:
-        traces = [trace_model(model, example_inputs, **options)]
-    except TraceError as error:
-        if "no output" in str(error):
-            raise
-        raise InputError(f"example_inputs do not fit the model: {error}") from error
-    if traces[0].method == "meta" and needs_values(traces[0]) and not _is_on_meta(model):
-        with contextlib.suppress(TraceError):  # what needs values stays frozen
-            traces = [trace_model(model, example_inputs, method="real", **options)]
-    warnings = []
-    if traces[0].unused and traces[0].method == "real":
-        traces += _trace_other_paths(model, example_inputs, traces[0], options)
-    if traces[-1].unused:
-        training = _trace_training(model, example_inputs, traces[0].method, options)
-        traces += (
-            [training]
-            if training.outputs and (training.failure or len(training.unused) < len(traces[-1].unused))
-            else []
-        )
-        warnings = _warn_of_unused(traces[-1], training.failure)
-    coupling = couple_channels(*traces)
-    if traces[-1].unused and traces[-1].method == "real":  # what was never reached may be what a cut breaks
-        coupling.context.unproven += [
-            (np.flatnonzero(np.isin(coupling.class_of, group.classes)), "what the example inputs do not reach")
-            for group in coupling.groups
-        ]
-    if ignored:
-        _freeze_ignored(coupling, ignored)
-    _prefer_more_units(coupling)
-    _freeze_single_units(coupling)
-    fitting = Fitting(model, example_inputs, coupling, forward_fn, output_transform)
-    fitting.fit(probe_choice)
-    _refuse_unproven(fitting, options)
-    _freeze_single_units(coupling)
-    return Analysis(coupling, fitting, tuple(warnings), tuple(ignored))
-
-
-def _is_on_meta(model: nn.Module) -> bool:
-    return any(state.tensor.device.type == "meta" for state in list_state(model))
-
-
-_MOST_OTHER_PATHS = 8
-
-
-def _trace_other_paths(model: nn.Module, example_inputs: Any, first: Trace, options: Mapping[str, Any]) -> list[Trace]:
-    """Where values decide what runs (a router of experts), other inputs and weights reach what the example does not."""
-    found: list[Trace] = []
-    missing = {state.name for state in first.unused}
-    for seed in range(_MOST_OTHER_PATHS):
-        if not missing:
-            break
-        inputs = _other_inputs(example_inputs, seed)
-        change = _scramble(seed) if seed % 2 else None
-        try:
-            trace = trace_model(model, inputs, method="real", change=change, **options)
-        except TraceError:
-            continue
-        unused = {state.name for state in trace.unused}
-        if missing - unused:
-            missing &= unused
-            left = tuple(state for state in trace.unused if state.name in missing)
-            found.append(replace(trace, inputs=inputs, change=change, unused=left))
-    return found
-
-
-def _scramble(seed: int) -> Callable[[nn.Module], None]:
-    """Random weights for a stand-in: what is connected does not depend on them, what runs may."""
-
-    def change(stand_in: nn.Module) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        for state in list_state(stand_in):
-            if state.is_parameter and state.tensor.is_floating_point():
-                old = state.tensor
-                values = torch.randn(old.shape, generator=generator) * max(1, old[:1].numel()) ** -0.5
-                new = nn.Parameter(values.to(old), requires_grad=old.requires_grad)
-                for place in state.places:
-                    place.put(new)
-
-    return change
-
-
-def _other_inputs(example_inputs: Any, seed: int) -> Any:
-    """Inputs like the example's with other numbers: normally distributed ones, integers from the same range."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(tensor: Tensor) -> Tensor:
-        if tensor.is_floating_point():
-            return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
-        if tensor.dtype not in (torch.int32, torch.int64) or tensor.numel() < 2:
-            return tensor
-        low, high = int(tensor.min()), int(tensor.max())
-        return torch.randint(low, high + 1, tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
-
-    return map_tensors(draw, example_inputs)
-
-
-def _trace_training(model: nn.Module, example_inputs: Any, method: str, options: Mapping[str, Any]) -> Trace:
-    """The training-mode forward; where it breaks off, as far as it came."""
-    try:
-        return trace_model(model, example_inputs, training=True, method=method, **options)
-    except ForwardFailed as error:
-        return error.trace
-    except TraceError as error:
-        return Trace([], (), (), method, True, str(error))
-
-
-def _warn_of_unused(trace: Trace, failure: str) -> list[str]:
-    """What no forward of the example reached: nothing is known of it, so nothing of it is cut."""
-    layers = list(dict.fromkeys(state.name.rpartition(".")[0] or state.name for state in trace.unused))
-    if not layers:
-        return []
-    shown = ", ".join(layers[:5]) + (f", … ({len(layers)})" if len(layers) > 5 else "")
-    return [
-        f"example_inputs do not reach {shown}, neither in evaluation nor in training"
-        f"{f' ({failure})' if failure else ''}: these layers are left "
-        "whole, and break if what they read elsewhere is cut; give example inputs that reach them"
-    ]
-
-
-def _refuse_unproven(fitting: Fitting, options: Mapping[str, Any]) -> None:
-    """Groups of which the graph does not tell all are cut on a stand-in, and refused where that is no equal."""
-    coupling = fitting.coupling
-    choice = probe_choice(coupling)
-    refused = False
-    for labels, where in coupling.context.unproven:
-        classes = np.unique(coupling.class_of[labels])
-        for group in coupling.groups:
-            units = choice.get(group.index)
-            if units is None or not np.isin(group.classes, classes).any():
-                continue
-            plan = make_plan(coupling, {group.index: units}, fitting.rules)
-            if not try_plan(fitting.model, plan, fitting.example_inputs, **options).passed:
-                coupling.freeze_group(group, f"a cut of it changes what follows {where}")
-                refused = True
-    if refused:
-        solve_coupling(coupling)
-
-
-def _freeze_ignored(coupling: Coupling, ignored: Sequence[str]) -> None:
-    """A layer that is ignored keeps its inputs and its outputs: every group that touches it is frozen."""
-    for group in coupling.groups:
-        touched = [path for path in ignored if any(is_within(layer, path) for layer in group.layers)]
-        if touched:
-            coupling.freeze_group(group, f"it reaches the ignored layer {touched[0] or 'model'}")
-    for labelled in coupling.traces:
-        for op in labelled.trace.operations:
-            path = next((path for path in ignored if op.state is None and is_within(op.module, path)), None)
-            if path is None:
-                continue
-            values = [*labelled.values[op.index]]
-            values += [labelled.values[v.operation][v.output] for v in op.inputs if v is not None]
-            for value in values:
-                for labels in value.fields.values():
-                    coupling.manual.append((labels.ravel(), f"it reaches the ignored layer {path or 'model'}"))
-    solve_coupling(coupling)
-
-
-def _prefer_more_units(coupling: Coupling) -> None:
-    """Where removing whole rows leaves no choice, removes the same share of every row instead."""
-    labels = coupling.context.labels
-    changed = False
-    for number, relation in enumerate(labels.relations):
-        structure = coupling.structure_of.get(number)
-        classes = np.unique(coupling.class_of[relation.flat.ravel()])
-        stuck = [g for g in coupling.groups if g.bundles < 2 and np.isin(g.classes, classes).any()]
-        if structure is not None and stuck and coupling.modes.get(structure) != "inner":
-            coupling.modes[structure] = "inner"
-            changed = True
-    if changed:
-        solve_coupling(coupling)
-
-
-def _freeze_single_units(coupling: Coupling) -> None:
-    """Groups that cannot shrink at all are no groups."""
-    single = [group for group in coupling.groups if group.bundles < 2]
-    for group in single:
-        reason = "there is only one of it" if group.size == 1 else "its parts must shrink alike and have no common step"
-        coupling.freeze_group(group, reason)
-    if single:
-        solve_coupling(coupling)
+    model: nn.Module
+    analysis: Analysis
+    statistics: ActivationStatistics | None
+    gradients: GradientStatistics | None
+    reference: nn.Module | None = None  # the original, for latencies
+    full_cost: float = 0.0  # the target of the original
+    depth: Plan = field(default_factory=Plan)
+    width: Plan = field(default_factory=Plan)
+    scores_before: dict[int, Tensor | None] = field(default_factory=dict)  # of the whole model's groups
+    reached: float = 0.0
 
 
 class StructuredPruner:
@@ -298,10 +79,17 @@ class StructuredPruner:
         example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments that the model accepts.
         importance: a scorer, or its name ("magnitude", "wanda", "weight_activation", …); higher = keep.
         pruning_ratio: the share to remove, in [0, 1): of the channels of each prunable group, or of ``target``.
-        target: "channels", or "params" / "macs" for that share of the whole model.
-        global_pruning: rank the units of all groups together (scores in shares of their group's mean).
-        iterative_steps: reach the ratio in so many rounds, scored anew in each.
-        layer_pruning_ratios: {module, name or type: ratio} for the groups whose channels those layers make.
+        target: "channels", or "params" / "macs" / "latency" for that share of the whole model. Latency is measured:
+            about ten candidates are built and timed against the original on the example inputs.
+        global_pruning: rank the units of all groups together (scores normalised as the criterion says).
+        isomorphic: rank the units of groups of the same structure together; every such set gives its share.
+        cost_aware: where units of several groups are ranked together, rank by score per saving of the target; None
+            leaves that to the criterion.
+        iterative_steps: reach the ratio in so many steps, scored anew in each.
+        schedule: how much of the ratio each step reaches: "linear", "geometric", "cubic", "one_shot", or a function
+            from the step (1, 2, …) to the share (see `cleanai.schedules`).
+        layer_pruning_ratios: {module, name or type: ratio} for the groups whose channels those layers make; a name may
+            also be that of a group.
         ignored_layers: modules, names or types whose tensors must not be touched, neither inputs nor outputs.
         depth_pruning_ratio: the share of the residual blocks to drop whole, in [0, 1), before anything is made
             narrower; at least one stays.
@@ -335,7 +123,10 @@ class StructuredPruner:
         *,
         target: str = "channels",
         global_pruning: bool = False,
+        isomorphic: bool = False,
+        cost_aware: bool | None = None,
         iterative_steps: int = 1,
+        schedule: Schedule = "linear",
         layer_pruning_ratios: Mapping[LayerSpec, float] | None = None,
         ignored_layers: Sequence[LayerSpec] = (),
         depth_pruning_ratio: float = 0.0,
@@ -356,41 +147,48 @@ class StructuredPruner:
             )
         if target not in TARGETS:
             raise InputError(f"target is {target!r}; use {' or '.join(map(repr, TARGETS))}")
-        if not isinstance(iterative_steps, int) or iterative_steps < 1:
-            raise InputError(f"iterative_steps is {iterative_steps!r}; it must be a whole number of at least 1")
         self.model = model
         self.example_inputs = example_inputs
         self.importance = find_importance(importance)
         self.pruning_ratio = check_ratio(pruning_ratio, "pruning_ratio")
         self.target = target
         self.global_pruning = global_pruning
+        self.isomorphic = isomorphic
+        self.cost_aware = bool(getattr(self.importance, "cost_aware", False)) if cost_aware is None else cost_aware
+        if cost_aware and not self._ranks_together:
+            raise InputError(
+                "cost_aware=True ranks units of several groups: use it with global_pruning=True or isomorphic=True"
+            )
         self.iterative_steps = iterative_steps
+        self.schedule = schedule
+        self._shares = list_shares(schedule, iterative_steps, self.pruning_ratio)
         self.layer_pruning_ratios = dict(layer_pruning_ratios or {})
-        self._ratio_paths = {
-            spec: find_layers(model, spec, "layer_pruning_ratios") for spec in self.layer_pruning_ratios
-        }
         self.limits = Limits(min_channels, 1 if round_to is None else round_to, max_pruning_ratio)
         self.inplace = inplace
         self.verify = verify
         self._options: dict[str, Any] = {"forward_fn": forward_fn, "output_transform": output_transform}
-        self._importance_name = importance if isinstance(importance, str) else repr(self.importance)
-        _check_tensors(model)
+        self.importance_name = importance if isinstance(importance, str) else repr(self.importance)
+        check_tensors(model)
         self._ignored = _find_all(model, ignored_layers, "ignored_layers")
         self.depth_pruning_ratio = check_ratio(depth_pruning_ratio, "depth_pruning_ratio")
         self._dropped = _find_all(model, drop_layers, "drop_layers")
         self.analysis = self._analyze(model)
+        self._ratio_paths = {
+            spec: find_made(model, self.analysis.coupling, spec, "layer_pruning_ratios")
+            for spec in self.layer_pruning_ratios
+        }
         resolve_ratios(model, self.analysis.coupling, self.layer_pruning_ratios)
         self._check_blocks()
         self.statistics: ActivationStatistics | None = None
+        self.gradients: GradientStatistics | None = None
         self.plan: Plan | None = None
         self.pruned: nn.Module | None = None
         self.verification: Verification | None = None
         self.warnings: list[str] = list(self.analysis.warnings)
         self._before: ModelMetrics | None = None
-        self._full_cost: float | None = None
-        self._statistics_left: ActivationStatistics | None = None
+        self._loader: tuple[Iterable[Any], int | None, bool | None] | None = None
         self._planned: Analysis = self.analysis
-        self._width = Plan()
+        self._latency: LatencyRatio | None = None
         self._reported: tuple[tuple[Group, ...], tuple[Frozen, ...]] = ((), ())
         self._block_costs: dict[str, tuple[int, int]] = {}
 
@@ -405,6 +203,15 @@ class StructuredPruner:
     def frozen(self) -> tuple[Frozen, ...]:
         """What cannot be pruned, and why."""
         return self.analysis.frozen
+
+    @property
+    def call_options(self) -> dict[str, Any]:
+        """How the model is called: forward_fn and output_transform."""
+        return dict(self._options)
+
+    @property
+    def _ranks_together(self) -> bool:
+        return self.global_pruning or self.isomorphic
 
     def __repr__(self) -> str:
         state = "pruned" if self.pruned is not None else "not pruned yet"
@@ -421,72 +228,194 @@ class StructuredPruner:
     ) -> ActivationStatistics:
         """Activation statistics from calibration data, kept for the scores and returned.
 
-        ``loader`` yields tensors, (x, y) pairs, tuples or dicts; at most ``num_batches`` batches are used.
+        ``loader`` yields tensors, (x, y) pairs, tuples or dicts; at most ``num_batches`` batches are used. A criterion
+        that wants statistics of the model as it is before each step (``recollect = True`` on it) goes through the
+        loader again.
 
         Raises:
             InputError: the loader is empty, a batch does not fit the model, or an activation is NaN or infinite.
         """
-        self.statistics = collect_statistics(
-            self.model,
+        self.statistics = self._collect(
+            self.model, loader, num_batches, progress, {block.path: block.dim for block in self._list_blocks()}
+        )
+        self._loader = loader, num_batches, progress
+        return self.statistics
+
+    def _collect(
+        self,
+        model: nn.Module,
+        loader: Iterable[Any],
+        num_batches: int | None,
+        progress: bool | None,
+        blocks: Mapping[str, int | None],
+    ) -> ActivationStatistics:
+        return collect_statistics(
+            model,
             loader,
             example_inputs=self.example_inputs,
             num_batches=num_batches,
             forward_fn=self._options["forward_fn"],
             progress=progress,
-            blocks={block.path: block.dim for block in self._list_blocks()},
+            blocks=blocks,
+            thresholds=thresholds_of(self.importance),
         )
-        return self.statistics
+
+    def collect_gradients(
+        self,
+        loader: Iterable[Any],
+        loss_fn: LossFunction | None = None,
+        num_batches: int | None = None,
+        *,
+        probes: int = 1,
+        curvature: bool | None = None,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> GradientStatistics:
+        """Gradient statistics from labelled batches, kept for the scores and returned.
+
+        ``loader`` yields (inputs, labels) pairs, or whatever ``loss_fn(model, batch)`` understands; the loss is the
+        cross-entropy if none is given. ``curvature`` is looked at where the criterion needs it, or if asked for, with
+        so many ``probes`` for each batch and random signs from ``seed`` (see `cleanai.collect_gradients`).
+
+        Raises:
+            InputError: the loader is empty, a batch has no labels or does not fit the model, or the loss is not a
+                finite scalar that depends on the parameters.
+        """
+        self.gradients = collect_gradients(
+            self.model,
+            loader,
+            loss_fn,
+            num_batches,
+            curvature=bool(getattr(self.importance, "needs_curvature", False)) if curvature is None else curvature,
+            probes=probes,
+            seed=seed,
+            example_inputs=self.example_inputs,
+            forward_fn=self._options["forward_fn"],
+            progress=progress,
+        )
+        return self.gradients
+
+    def _check_recollection(self) -> None:
+        """Before anything is cut: whether later steps can go through the calibration data again."""
+        if self.iterative_steps == 1 or not getattr(self.importance, "recollect", False):
+            return
+        name = self.importance_name
+        if self._loader is None:
+            raise InputError(f"{name} collects activations before every step: call collect_activations(loader) first")
+        if iter(self._loader[0]) is self._loader[0]:
+            raise InputError(
+                f"{name} collects activations before every step, but the loader given to collect_activations can be "
+                "gone through only once; give a DataLoader or a list of batches"
+            )
+
+    def _statistics_for(self, walk: _Walk) -> ActivationStatistics | None:
+        """The statistics of the model as it is now: collected afresh where the criterion asks for it."""
+        if not getattr(self.importance, "recollect", False) or self._loader is None:
+            return walk.statistics
+        return self._collect(walk.model, *self._loader, blocks={})
 
     # ------------------------------------------------------------------------------------------------------ choosing
 
     def score_groups(self) -> dict[str, Tensor | None]:
         """The score of every unit of every group, higher = keep: {group name: shape [size]}, None where not scored."""
-        scores = self._score(self.model, self.analysis, self.statistics)
+        scores = self._score(self.model, self.analysis, self.statistics, self.gradients)
         return {group.name: scores[group.index] for group in self.groups}
 
     def _score(
-        self, model: nn.Module, analysis: Analysis, statistics: ActivationStatistics | None
+        self,
+        model: nn.Module,
+        analysis: Analysis,
+        statistics: ActivationStatistics | None,
+        gradients: GradientStatistics | None,
     ) -> dict[int, Tensor | None]:
-        scores = self._score_all(model, analysis.groups, statistics)
+        scores = self._score_all(model, analysis.groups, statistics, gradients)
         return {group.index: values for group, values in zip(analysis.groups, scores, strict=True)}
 
     def _score_all(
-        self, model: nn.Module, groups: Sequence[Group], statistics: ActivationStatistics | None
+        self,
+        model: nn.Module,
+        groups: Sequence[Group],
+        statistics: ActivationStatistics | None,
+        gradients: GradientStatistics | None,
     ) -> list[Tensor | None]:
         if getattr(self.importance, "needs_activations", False) and statistics is None:
             raise InputError(
-                f"{self._importance_name} needs activations: call collect_activations(loader) before prune()"
+                f"{self.importance_name} needs activations: call collect_activations(loader) before prune()"
             )
+        if getattr(self.importance, "needs_gradients", False) and gradients is None:
+            raise InputError(f"{self.importance_name} needs gradients: call collect_gradients(loader) before prune()")
         tensors = {state.name: state.tensor for state in list_state(model)}
         modules = dict(model.named_modules())
         with evaluation_mode(model):  # in training mode, reading a spectrally normalised weight moves its vectors
-            return [score_group(self.importance, ScoredGroup(group, tensors, modules, statistics)) for group in groups]
+            scored = [ScoredGroup(group, tensors, modules, statistics, gradients) for group in groups]
+            return [score_group(self.importance, group) for group in scored]
 
     def make_plan(self) -> Plan:
         """Chooses what goes; nothing is changed. The plan prints, saves as JSON, and can be applied with `slice_model`.
 
+        Several steps are walked through on the model as it is: what a callback would train in between is not known.
+
         Raises:
             InputError: the scores need activations that were not collected, or a scorer returned something unusable.
         """
-        self.warnings = list(self.analysis.warnings)
-        self._full_cost = None
-        depth = self._plan_depth()
-        if not depth.dropped_blocks:
-            self._planned = self.analysis
-            self._width = self._plan_width(self.analysis)
-            return depth.then(self._width)
-        if self.target != "channels":
-            self._budget(self.model, self.analysis.coupling, 0.0, {})  # notes the full cost
+        walk = self._begin()
         with preserve_model(self.model):
-            slice_model(self.model, depth)
-            self._planned = self._analyze(self.model)
+            for number in range(1, self.iterative_steps + 1):
+                plan = self._plan_step(walk, number)
+                if number < self.iterative_steps:
+                    slice_model(self.model, plan)
+        return self._total(walk)
+
+    # ----------------------------------------------------------------------------------------------- walking in steps
+
+    def _begin(self) -> _Walk:
+        """Before the first step: nothing is known of an earlier run, and what could stop a later step is checked."""
+        self.warnings = list(self.analysis.warnings)
+        self._latency = None
+        self._check_recollection()
+        walk = _Walk(self.model, self.analysis, self.statistics, self.gradients)
+        if self.target == "latency":
+            walk.reference, walk.full_cost = copy_model(self.model), 1.0
+        elif self.target != "channels":
+            walk.full_cost = self._prices(walk).cost({})
+        return walk
+
+    def _plan_step(self, walk: _Walk, number: int) -> Plan:
+        """What goes in one step from the model as it is now; the caller slices it before the next."""
+        share = self._shares[number - 1]
+        if number == 1:
+            walk.depth = self._plan_depth()
+            walk.width = self._plan_first(walk, share)
+            return walk.depth.then(walk.width)
+        if share <= self._shares[number - 2]:
+            return Plan(settings=self._settings())
+        walk.analysis = self._analyze(walk.model)
+        walk.statistics = self._statistics_for(walk)
+        plan = self._plan_round(walk, share)
+        walk.width = walk.width.then(plan)
+        return plan
+
+    def _plan_first(self, walk: _Walk, share: float) -> Plan:
+        """What goes from the groups in the first step, after the blocks that are dropped."""
+        self._planned = self.analysis
+        if not walk.depth.dropped_blocks:
+            return self._plan_round(walk, share)
+        # The scorer sees the whole model once more, for the channels that go with the blocks.
+        walk.scores_before = self._score(self.model, self.analysis, self.statistics, self.gradients)
+        with preserve_model(self.model):
+            slice_model(self.model, walk.depth)
+            walk.analysis = self._planned = self._analyze(self.model)
             found = [each for each in self.warnings if each not in self.analysis.warnings]
             self.warnings = [*self._planned.warnings, *found]
-            self._width = width = self._plan_width(self._planned)
-        # The scorer sees the whole model once more, for the channels that go with the blocks.
-        before = self._score(self.model, self.analysis, self.statistics)
-        groups = renumber_groups(width.groups, self._planned.groups, self.groups, depth.dropped_blocks, before)
-        return depth.then(replace(width, groups=groups))
+            return self._plan_round(walk, share)
+
+    def _total(self, walk: _Walk) -> Plan:
+        """Everything that has gone so far, in the numbering of the original model."""
+        gone = walk.depth.dropped_blocks
+        if not gone:
+            return walk.depth.then(walk.width)
+        groups = renumber_groups(walk.width.groups, self._planned.groups, self.groups, gone, walk.scores_before)
+        return walk.depth.then(replace(walk.width, groups=groups))
 
     # ------------------------------------------------------------------------------------------------ choosing blocks
 
@@ -530,11 +459,11 @@ class StructuredPruner:
             seen = self.statistics.blocks
             if all(block.path in seen for block in blocks):
                 return {block.path: seen[block.path].influence for block in blocks}
-        scores = self._score(self.model, self.analysis, self.statistics)
+        scores = self._score(self.model, self.analysis, self.statistics, self.gradients)
         tensors = {state.name: state.tensor for state in list_state(self.model)}
 
         def judge(group: Group) -> Tensor | None:
-            return self._score_all(self.model, [group], self.statistics)[0]
+            return self._score_all(self.model, [group], self.statistics, self.gradients)[0]
 
         return score_blocks(blocks, self.groups, scores, tensors, judge)
 
@@ -594,48 +523,29 @@ class StructuredPruner:
 
     # ------------------------------------------------------------------------------------------------ choosing channels
 
-    def _plan_width(self, analysis: Analysis) -> Plan:
-        """What goes from the groups of the model as it is now."""
-        if self.iterative_steps == 1:
-            plan, self._statistics_left = self._plan_round(
-                self.model, analysis, self.statistics, self.pruning_ratio, None
-            )
-            return plan
-        working = copy_model(self.model)
-        total: Plan | None = None
-        statistics = self.statistics
-        for step in range(1, self.iterative_steps + 1):
-            if step > 1:
-                analysis = self._analyze(working)
-            ratio = self.pruning_ratio * step / self.iterative_steps
-            plan, statistics = self._plan_round(working, analysis, statistics, ratio, total)
-            slice_model(working, plan)
-            total = plan if total is None else total.then(plan)
-        assert total is not None
-        self._statistics_left = statistics
-        return total
+    def _plan_round(self, walk: _Walk, share: float) -> Plan:
+        """What goes from the groups of the model as it is now, when ``share`` of the whole ratio shall be reached.
 
-    def _plan_round(
-        self,
-        model: nn.Module,
-        analysis: Analysis,
-        statistics: ActivationStatistics | None,
-        ratio: float,
-        earlier: Plan | None,
-    ) -> tuple[Plan, ActivationStatistics | None]:
-        """The plan of one round, and the statistics of what it leaves."""
-        coupling = analysis.coupling
-        before = {group.name: group for group in earlier.groups} if earlier is not None else {}
+        What is left of the statistics, and what is reached of the target, is noted in ``walk``.
+        """
+        analysis, coupling, prices = walk.analysis, walk.analysis.coupling, self._prices(walk)
+        before = {group.name: group for group in walk.width.groups}
         scores: dict[int, Tensor | None] = {}
         asked: dict[int, float] = {}
+        chosen: Choice = {}
+        chosen_for: list[tuple[Group, ...]] = []
 
         def choose(current: Coupling) -> Choice:
-            scores.clear()
-            asked.clear()
-            scores.update(self._score(model, analysis, statistics))
-            ratios = resolve_ratios(model, current, self._ratios_in(model))
-            scale = ratio / self.pruning_ratio if self.pruning_ratio else 1.0
-            ratios = {index: value * scale for index, value in ratios.items()}
+            if chosen_for and chosen_for[0] is current.groups:  # asked again for the same groups
+                return dict(chosen)
+            chosen_for[:] = [current.groups]
+            for record in (scores, asked, chosen):
+                record.clear()
+            scores.update(self._score(walk.model, analysis, walk.statistics, walk.gradients))
+            first = not walk.width.groups  # later, a group may have shrunk to a single unit, which is no group
+            ratios = resolve_ratios(walk.model, current, self._ratios_in(walk.model), strict=first)
+            ratios = {index: value * share for index, value in ratios.items()}
+            ratio = self.pruning_ratio * share
             ladders = [
                 build_ladder(group, values, self.limits, _original_size(group, before))
                 for group in current.groups
@@ -644,49 +554,65 @@ class StructuredPruner:
                 and (group.name not in before or _same_units(before[group.name], group))
             ]
             asked.update({la.group.index: ratios.get(la.group.index, ratio) for la in ladders})
-            return choose_units(ladders, self._budget(model, current, ratio, ratios))
+            chosen.update(choose_units(ladders, self._budget(walk, prices, ratio, ratios)))
+            return dict(chosen)
 
-        chosen: Choice = {}
-
-        def remember(current: Coupling) -> Choice:
-            chosen.clear()
-            chosen.update(choose(current))
-            return chosen
-
-        analysis.fitting.fit(remember)
+        analysis.fitting.fit(choose)
         self._note_unscored(coupling, scores)
         records = {}
         for group in coupling.groups:
             values = scores[group.index]
-            per_group = self.target == "channels" and not self.global_pruning
+            per_group = self.target == "channels" and not self._ranks_together
             records[group.index] = {
                 "scores": None if values is None else tuple(values.tolist()),
                 "asked_ratio": asked.get(group.index) if per_group else None,
                 "note": "" if values is not None else "kept: not scored, the criterion does not see it",
             }
         plan = make_plan(coupling, chosen, analysis.rules, records, self._settings())
-        if statistics is not None:
-            alive = alive_classes(coupling, chosen)
+        alive = alive_classes(coupling, chosen)
+        if walk.statistics is not None:
             kept = {
                 (site.module, site.side): torch.from_numpy(np.flatnonzero(alive[coupling.class_of[site.labels]]))
                 for site in coupling.context.sites
             }
-            statistics = statistics.after(kept)
-        return plan, statistics
+            walk.statistics = walk.statistics.after(kept)
+        if walk.gradients is not None:
+            walk.gradients = walk.gradients.after({(c.parameter, c.dim): torch.tensor(c.kept) for c in plan.cuts})
+        if self.target == "channels":
+            total = walk.width.then(plan)
+            walk.reached = total.dropped_units / total.units if total.units else 0.0
+        elif walk.full_cost:
+            walk.reached = 1 - prices.cost(chosen) / walk.full_cost
+        return plan
 
-    def _budget(self, model: nn.Module, coupling: Coupling, ratio: float, ratios: Mapping[int, float]) -> Budget:
-        target: Any = self.target
-        if target == "channels":
-            return Budget(ratio, target, self.global_pruning, ratios)
-        costs = CostModel(coupling, [state for state in list_state(model) if isinstance(state.tensor, nn.Parameter)])
-        count = costs.count_parameters if target == "params" else costs.count_macs
-        if self._full_cost is None:  # the first round: nothing is gone yet
-            self._full_cost = float(count(alive_classes(coupling, {})))
+    def _prices(self, walk: _Walk) -> Prices:
+        reference = walk.reference
+        if reference is None:
+            return Prices(walk.model, walk.analysis, self.target)
+        return Prices(
+            walk.model, walk.analysis, self.target, lambda model: self._compare_latency(model, reference).ratio
+        )
 
-        def cost(choice: Mapping[int, IntArray]) -> float:
-            return float(count(alive_classes(coupling, choice)))
+    def _budget(self, walk: _Walk, prices: Prices, ratio: float, ratios: Mapping[int, float]) -> Budget:
+        structures = None
+        if self.isomorphic:
+            structures = {group.index: describe_structure(walk.model, group) for group in walk.analysis.groups}
+        return Budget(
+            ratio,
+            self.target,  # ty: ignore[invalid-argument-type]  (one of TARGETS, checked)
+            self._ranks_together,
+            ratios,
+            prices.cost,
+            walk.full_cost,
+            sets=structures,
+            normalizer=getattr(self.importance, "normalizer", "mean"),
+            savings=prices.save if self.cost_aware else None,
+        )
 
-        return Budget(ratio, target, self.global_pruning, ratios, cost, self._full_cost)
+    def _compare_latency(self, model: nn.Module, reference: nn.Module, pairs: int = 5) -> LatencyRatio:
+        return compare_latency(
+            model, reference, self.example_inputs, forward_fn=self._options["forward_fn"], pairs=pairs
+        )
 
     def _ratios_in(self, model: nn.Module) -> dict[LayerSpec, float]:
         """The layer ratios, without those for layers that are gone with a dropped block."""
@@ -707,11 +633,14 @@ class StructuredPruner:
 
     def _settings(self) -> dict[str, Any]:
         return {
-            "importance": self._importance_name,
+            "importance": self.importance_name,
             "pruning_ratio": self.pruning_ratio,
             "target": self.target,
             "global_pruning": self.global_pruning,
+            **({"isomorphic": True} if self.isomorphic else {}),
+            **({"cost_aware": True} if self.cost_aware and self._ranks_together else {}),
             "iterative_steps": self.iterative_steps,
+            **({"schedule": self._schedule_name} if self.iterative_steps > 1 else {}),
             "layer_pruning_ratios": {_spec_name(self.model, k): v for k, v in self.layer_pruning_ratios.items()},
             "ignored_layers": list(self._ignored),
             **({"depth_pruning_ratio": self.depth_pruning_ratio} if self.depth_pruning_ratio else {}),
@@ -722,39 +651,83 @@ class StructuredPruner:
             "calibration_samples": self.statistics.samples if self.statistics is not None else 0,
         }
 
+    @property
+    def _schedule_name(self) -> str:
+        return self.schedule if isinstance(self.schedule, str) else getattr(self.schedule, "__name__", "function")
+
     # ------------------------------------------------------------------------------------------------------ cutting
 
-    def prune(self) -> nn.Module:
-        """The smaller model: planned, sliced and, unless ``verify=False``, proven.
+    def prune(self, callback: Callable[[PruningStep], object] | None = None) -> nn.Module:
+        """The smaller model: planned, sliced and, unless ``verify=False``, proven, step by step.
 
         Returns a new model, or with ``inplace`` the model itself. Make the optimizer afterwards: parameters are new.
 
+        Args:
+            callback: called after each step with the `PruningStep`; it may train the model in place (with an optimizer
+                made in the callback), and the next step scores what it left.
+
         Raises:
-            InputError: activations are missing, or a scorer returned something unusable.
-            VerificationError: the pruned model does not equal the masked original; the group at fault is named and the
-                model is as it was.
+            InputError: activations are missing, a scorer returned something unusable, or the callback changed the
+                shape of the model.
+            VerificationError: the pruned model does not equal the masked original; the group at fault is named.
+
+            After these, and whatever the callback raises, the caller's model is as it was.
         """
-        plan = self.make_plan()
+        if callback is not None and not callable(callback):
+            raise InputError(f"callback is {callback!r}; give a function of a PruningStep")
+        walk = self._begin()
+        before = self._measure(self.model) if self.inplace else None
+        trains = callback is not None  # what changes values of tensors that stay; slicing only replaces tensors
+        guarded = self.inplace and (trains or self.iterative_steps > 1)
+        with all_or_nothing(self.model, trains) if guarded else contextlib.nullcontext():
+            proofs = self._take_steps(walk, callback)
+        self.plan, self.pruned, self.verification = self._total(walk), walk.model, join_proofs(proofs)
+        self._before = before if self.inplace else self._before
+        self._reported = (
+            tuple({group.name: group for group in (*self._planned.groups, *self.groups)}.values()),
+            self._planned.frozen,
+        )
+        if walk.reference is not None:
+            self._latency = self._compare_latency(walk.model, walk.reference, pairs=9)
         if self.inplace:
-            self._before = self._measure(self.model)
-        reference = compute_reference(self.model, plan, self.example_inputs, **self._options) if self.verify else None
-        groups = tuple({group.name: group for group in (*self._planned.groups, *self.groups)}.values())
-        frozen = self._planned.frozen
-        self._block_costs = self._count_blocks(plan)
-        target = self.model if self.inplace else copy_model(self.model)
+            self.analysis = self._analyze(self.model)
+            self.statistics, self.gradients = walk.statistics, walk.gradients
+        return walk.model
+
+    def _take_steps(self, walk: _Walk, callback: Callable[[PruningStep], object] | None) -> list[Verification]:
+        """Plans, cuts and proves step after step on the model that is handed out in the end."""
+        proofs = []
+        for number in range(1, self.iterative_steps + 1):
+            plan = self._plan_step(walk, number)
+            if number == 1:
+                self._block_costs = self._count_blocks(plan)
+            proof = self._cut(walk, plan, number)
+            proofs += [] if proof is None else [proof]
+            # A repair of `walk.model` belongs here: after the proof that the cut is right, before the callback.
+            if callback is not None:
+                asked = self.pruning_ratio * self._shares[number - 1]
+                step = PruningStep(
+                    number, self.iterative_steps, walk.model, self._total(walk), self.target, asked, walk.reached, proof
+                )
+                call_back(callback, step)
+        return proofs
+
+    def _cut(self, walk: _Walk, plan: Plan, number: int) -> Verification | None:
+        """Slices one step's plan and proves it against the model before that step."""
+        if number > 1 and plan.is_empty:
+            return None
+        model = walk.model
+        reference = compute_reference(model, plan, self.example_inputs, **self._options) if self.verify else None
+        if number == 1 and not self.inplace:
+            walk.model = copy_model(model)
         try:
-            verification = _slice_and_prove(target, plan, reference, self._options)
+            return _slice_and_prove(walk.model, plan, reference, self._options)
         except VerificationError as error:
-            fault = self.find_fault(plan)
+            analysis = self._planned if number == 1 else walk.analysis
+            fault = self._find_fault(model, analysis, plan)
             kind = "block" if fault in plan.dropped_blocks else "group"
             where = f"; the {kind} at fault is {fault}" if fault else ""
             raise VerificationError(f"{error}{where}. The model has not been changed.") from error
-        self.plan, self.pruned, self.verification = plan, target, verification
-        self._reported = (groups, frozen)
-        if self.inplace:
-            self.analysis = self._analyze(self.model)
-            self.statistics = self._statistics_left
-        return target
 
     def _count_blocks(self, plan: Plan) -> dict[str, tuple[int, int]]:
         """The parameters and MACs of the plan's blocks in the original model."""
@@ -765,18 +738,21 @@ class StructuredPruner:
 
     def find_fault(self, plan: Plan) -> str | None:
         """The first block or group whose part of a plan alone fails the proof, or None."""
+        return self._find_fault(self.model, self._planned, plan)
+
+    def _find_fault(self, model: nn.Module, analysis: Analysis, plan: Plan) -> str | None:
         blocks = tuple(block for block in plan.blocks if block.dropped)
         for block in blocks:
-            if not try_plan(self.model, Plan(blocks=(block,)), self.example_inputs, **self._options).passed:
+            if not try_plan(model, Plan(blocks=(block,)), self.example_inputs, **self._options).passed:
                 return block.module
-        coupling = self._planned.coupling
-        for group in coupling.groups:
-            cut = next((g for g in self._width.groups if g.name == group.name), None)
+        cuts = {cut.name: cut for cut in plan.groups}
+        for group in analysis.groups:
+            cut = cuts.get(group.name)
             if cut is None or not cut.dropped or cut.size != group.size:
                 continue
-            alone = make_plan(coupling, {group.index: list(cut.dropped)}, self._planned.rules)
+            alone = make_plan(analysis.coupling, {group.index: list(cut.dropped)}, analysis.rules)
             alone = Plan(blocks=blocks).then(alone)
-            if not try_plan(self.model, alone, self.example_inputs, **self._options).passed:
+            if not try_plan(model, alone, self.example_inputs, **self._options).passed:
                 return group.name
         return None
 
@@ -828,10 +804,10 @@ class StructuredPruner:
             },
             settings=dict(self.plan.settings),
             metrics=dict(metrics),
-            groups=tuple(_group_record(cut, groups, self.plan) for cut in self.plan.groups),
+            groups=tuple(make_group_record(cut, groups, self.plan) for cut in self.plan.groups),
             frozen=tuple(FrozenRecord(f.layers, f.channels, f.reason) for f in frozen),
-            proof=_proof_record(self.verification),
-            budget=_budget_record(self.plan, list(metrics.values())),
+            proof=make_proof_record(self.verification),
+            budget=make_budget_record(self.plan, list(metrics.values()), self._latency),
             history=[dict(record) for record in history] if history is not None else None,
             warnings=list(self.warnings),
             language=language,
@@ -859,20 +835,6 @@ class StructuredPruner:
 # ------------------------------------------------------------------------------------------------------------ helpers
 
 
-def copy_model(model: nn.Module) -> nn.Module:
-    """A deep copy of a model.
-
-    Raises:
-        InputError: it holds something that cannot be copied.
-    """
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise InputError(
-            f"the model cannot be copied ({type(error).__name__}: {error}); prune it with inplace=True instead"
-        ) from error
-
-
 def _slice_and_prove(model: nn.Module, plan: Plan, reference: Any, options: Mapping[str, Any]) -> Verification | None:
     with transaction(model):
         slice_model(model, plan)
@@ -887,18 +849,6 @@ def _slice_and_prove(model: nn.Module, plan: Plan, reference: Any, options: Mapp
         if not verification.passed:
             raise VerificationError(f"the pruned model is {verification}")
         return verification
-
-
-def _check_tensors(model: nn.Module) -> None:
-    for state in list_state(model):
-        tensor = state.tensor
-        if tensor.is_inference() and state.is_parameter:
-            raise InputError(f"{state.name} was made under torch.inference_mode; make the model outside of it")
-        judged = state.is_statistic or isinstance(tensor, nn.Parameter)  # other buffers may be masks of -inf
-        if judged and tensor.is_floating_point() and tensor.device.type != "meta" and not bool(tensor.isfinite().all()):
-            raise InputError(
-                f"{state.name} holds NaN or infinite values: repair or retrain the model before pruning it"
-            )
 
 
 def _find_all(model: nn.Module, specs: LayerSpec | Sequence[LayerSpec], argument: str) -> list[str]:
@@ -921,66 +871,6 @@ def _spec_name(model: nn.Module, spec: LayerSpec) -> str:
     if isinstance(spec, str):
         return spec
     return spec.__name__ if isinstance(spec, type) else find_layers(model, spec, "layer_pruning_ratios")[0]
-
-
-def _group_record(cut: GroupCut, groups: Sequence[Group], plan: Plan) -> GroupRecord:
-    sizes = {(c.parameter, c.dim): c for c in plan.cuts}
-    layers = []
-    for group in groups:
-        if group.name == cut.name:
-            for member in group.members:
-                change = sizes.get((member.parameter, member.dim))
-                gone = any(is_within(member.layer, path) for path in plan.dropped_blocks)
-                after = 0 if gone else change.kept_size if change is not None else member.size
-                layers.append(LayerRecord(member.layer, member.parameter, member.dim, member.role, member.size, after))
-    return GroupRecord(
-        name=cut.name,
-        kind=cut.kind,
-        layers=tuple(layers),
-        units_before=cut.size,
-        units_after=cut.kept_size,
-        removed=cut.dropped,
-        scores=cut.scores,
-        asked_ratio=cut.asked_ratio,
-        note=cut.note,
-    )
-
-
-def _proof_record(verification: Verification | None) -> ProofRecord:
-    if verification is None:
-        return ProofRecord(None, None, None, "", 0, 0.0, "verification was switched off")
-    return ProofRecord(
-        verification.passed,
-        verification.max_relative_error,
-        verification.tolerance,
-        verification.dtype,
-        verification.runs,
-        verification.seconds,
-    )
-
-
-def _budget_record(plan: Plan, metrics: Sequence[ModelMetrics]) -> BudgetRecord:
-    original, pruned = metrics[0], metrics[min(1, len(metrics) - 1)]
-    latency = None
-    if original.latency is not None and pruned.latency is not None:
-        latency = 1 - pruned.latency.median_ms / original.latency.median_ms
-    reached = {
-        "channels": plan.dropped_units / plan.units if plan.units else 0.0,
-        "params": 1 - pruned.parameters / original.parameters if original.parameters else 0.0,
-        "macs": 1 - pruned.macs / original.macs if original.macs else 0.0,
-    }
-    target, asked = str(plan.settings["target"]), float(plan.settings["pruning_ratio"])
-    note = ""
-    if abs(reached[target] - asked) > 0.01:
-        causes = ["groups shrink by whole units only"]
-        causes += ["layer_pruning_ratios ask for other shares"] if plan.settings["layer_pruning_ratios"] else []
-        causes += ["max_pruning_ratio holds groups back"] if plan.settings["max_pruning_ratio"] < 1 else []
-        causes += ["min_channels holds groups back"] if plan.settings["min_channels"] > 1 else []
-        causes += ["round_to keeps multiples"] if plan.settings["round_to"] > 1 else []
-        causes += ["residual blocks were dropped whole"] if plan.dropped_blocks else []
-        causes += ["some groups were not scored"] if any(group.scores is None for group in plan.groups) else []
-        note = "; ".join(causes)
-    return BudgetRecord(target, asked, reached[target], **reached, latency=latency, note=note)
 
 
 def _in_notebook() -> bool:

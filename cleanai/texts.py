@@ -172,6 +172,10 @@ _TURKISH = {
     "In {count} of {total} groups a unit was removed though a kept one scored lower": (
         "{total} grubun {count} tanesinde, daha düşük puanlı bir birim kalırken başka birim çıkarıldı"
     ),
+    "removed share of the group (%)": "grubun çıkarılan payı (%)",
+    "accuracy lost (points)": "yitirilen doğruluk (puan)",
+    "output error ‖y′−y‖/‖y‖ (%)": "çıkış hatası ‖y′−y‖/‖y‖ (%)",
+    "Most sensitive: {most}; least: {least}": "En duyarlı: {most}; en az duyarlı: {least}",
     "epoch": "dönem",
     "loss": "kayıp",
     "accuracy (%)": "doğruluk (%)",
@@ -220,6 +224,13 @@ _TERMS = {
     "local": "yerel",
     "global pruning": "genel budama",
     "iterative steps": "adım sayısı",
+    "isomorphic": "eşyapılı grupları birlikte sırala",
+    "cost aware": "maliyete göre sırala",
+    "schedule": "adım planı",
+    "linear": "doğrusal",
+    "geometric": "geometrik",
+    "cubic": "kübik",
+    "one_shot": "tek seferde",
     "layer pruning ratios": "katman budama oranları",
     "ignored layers": "dokunulmayan katmanlar",
     "depth pruning ratio": "derinlik budama oranı",
@@ -347,6 +358,9 @@ _REASONS = {
     "min_channels holds groups back": "en az kanal sayısı (min_channels) grupları tutuyor",
     "round_to keeps multiples": "yuvarlama katı (round_to) korunuyor",
     "some groups were not scored": "bazı gruplar puanlanmadı",
+    "latency timed in {n} pairs with the original, IQR {x}": (
+        "gecikme, özgün modelle birlikte {n} çift ölçümle bulundu; çeyrekler arası açıklık {x}"
+    ),
 }
 
 

@@ -24,26 +24,29 @@ ORDER = (
         "rules",
         "coupling",
         "calibration",
+        "gradients",
         "importance",
         "select",
+        "schedules",
         "plan",
         "depth",
         "slicing",
         "prediction",
         "fitting",
     ),
-    *("cost", "masking", "verify", "evaluate"),
+    *("cost", "masking", "verify", "analysis", "evaluate", "latency", "prices", "steps"),
     # what is shown
-    *("rendering", "plots", "report"),
+    *("rendering", "plots", "report", "records"),
     # the front door, and what is built on it
-    *("pruner", "__init__", "data", "models", "training", "demo", "cli"),
+    *("pruner", "coverage", "sensitivity", "search", "__init__", "data", "models", "training", "demo", "cli"),
 )
 # A package inside has its own order, and one place among the others.
 INSIDE = {
     "rules": (
         *("context", "arithmetic", "contraction", "normalisation", "movement", "indexing", "probing"),
         *("layer", "recurrent", "__init__"),
-    )
+    ),
+    "importance": ("group", "names", "weights", "activations", "gradients", "mixes", "__init__"),
 }
 PRUNING_LIBRARIES = {"torch_pruning", "fasterai", "only_train_once", "nni", "neural_compressor", "sparseml"}
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -75,8 +77,10 @@ def assert_same(first: ActivationStatistics, second: ActivationStatistics) -> No
     for key, ours in first.sides.items():
         theirs = second.sides[key]
         assert ours.count == theirs.count
-        for name in ("total", "absolute", "square"):
+        for name in ("total", "absolute", "square", "low", "high"):
             torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-12, atol=1e-12)
+        assert ours.above.keys() == theirs.above.keys()
+        assert all(torch.equal(ours.above[threshold], theirs.above[threshold]) for threshold in ours.above)
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
@@ -131,6 +135,10 @@ def test_statistics_equal_a_direct_computation() -> None:
         torch.testing.assert_close(ours.mean, rows.mean(1))
         torch.testing.assert_close(ours.mean_absolute, rows.abs().mean(1))
         torch.testing.assert_close(ours.root_mean_square, rows.square().mean(1).sqrt())
+        torch.testing.assert_close(ours.deviation, rows.std(1, correction=0))
+        torch.testing.assert_close(ours.frequency(), (rows > 0).double().mean(1))
+        assert torch.equal(ours.low, rows.amin(1)) and torch.equal(ours.high, rows.amax(1))
+        assert torch.equal(ours.largest, rows.abs().amax(1))
         assert ours.total.dtype is torch.float64
     assert (statistics.batches, statistics.samples) == (1, 14)
 
@@ -142,6 +150,64 @@ def test_one_two_or_seven_batches_agree() -> None:
         split = collect(net, list(x.split(size)))
         assert_same(split, whole)
         assert (split.batches, split.samples) == (14 // size, 14)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 13), max_size=6, unique=True), st.lists(st.floats(-2, 2), max_size=3))
+def test_batches_of_any_sizes_and_their_merge_agree(bounds: list[int], thresholds: list[float]) -> None:
+    net, x = make_net().double(), images(14).double()
+    parts = [part for part in x.tensor_split(sorted(bounds)) if len(part)]
+    whole = collect(net, [x], thresholds=thresholds)
+    assert_same(collect(net, parts, thresholds=thresholds), whole)
+    merged = collect(net, parts[:1], thresholds=thresholds)
+    for part in parts[1:]:
+        merged = collect(net, [part], thresholds=thresholds).merge(merged)
+    assert_same(merged, whole)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (2, 6, 3), (1, 6, 40, 50), (3, 1, 6, 2, 7)])
+@pytest.mark.parametrize("piece", [1, 7, 100, 10**6])
+def test_pieces_of_a_tensor_are_summed_as_one(shape: tuple[int, ...], piece: int, monkeypatch: Any) -> None:
+    torch.manual_seed(0)
+    values = torch.randn(shape)
+    for dim in range(len(shape)):
+        monkeypatch.setattr("cleanai.calibration._PIECE", 10**9)
+        whole = ChannelStatistics.of(values, dim, (0.0, 0.5))
+        monkeypatch.setattr("cleanai.calibration._PIECE", piece)
+        parts = ChannelStatistics.of(values, dim - len(shape), (0.0, 0.5))
+        assert_same(ActivationStatistics({("", ""): parts}), ActivationStatistics({("", ""): whole}))
+
+
+def test_values_above_several_thresholds_are_counted_in_one_pass() -> None:
+    net, x = make_net(), images()
+    read = side(collect(net, [x], thresholds=(0, 0.5, -1.0)), "conv", "input")
+    rows = x.transpose(0, 1).flatten(1)
+    for threshold in (0.0, 0.5, -1.0):
+        assert read.above[threshold].tolist() == (rows > threshold).sum(1).tolist()
+        assert torch.equal(read.keep([2]).frequency(threshold), read.frequency(threshold)[[2]])
+    with pytest.raises(InputError, match=r"without counting values above 0.25 \(but above 0, 0.5, -1\)"):
+        read.frequency(0.25)
+    with pytest.raises(InputError, match="cannot be merged: collect both with the same thresholds"):
+        read.merge(side(collect(net, [x]), "conv", "input"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0", None, True])
+def test_thresholds_must_be_numbers(value: Any) -> None:
+    with pytest.raises(InputError, match="thresholds holds"):
+        collect(make_net(), [images()], thresholds=(0.0, value))
+
+
+def test_norms_and_embeddings_are_watched_where_asked_for() -> None:
+    torch.manual_seed(0)
+    net: Any = nn.Sequential(nn.Embedding(7, 6), nn.LayerNorm(6), nn.Linear(6, 4)).eval()
+    words = torch.randint(0, 7, (5, 3))
+    statistics = collect(net, [words], norms=True)
+    assert statistics.sides.keys() == {
+        *(("0", "output"), ("1", "input"), ("1", "output"), ("2", "input"), ("2", "output"))
+    }
+    torch.testing.assert_close(side(statistics, "0", "output").mean, net[0](words).double().mean((0, 1)))
+    assert {layer for layer, _ in collect(net, [words]).sides} == {"2"}
+    assert side(collect(make_net(), [images()], norms=True), "norm", "output").count == 14 * 25
 
 
 def test_uneven_batches_count_by_their_size() -> None:
@@ -191,6 +257,15 @@ def test_attention_layers_are_watched_inside_the_encoder() -> None:
     statistics = collect(layer, [torch.randn(3, 5, 8)])
     assert {name for name, _ in statistics.sides} == {"self_attn.out_proj", "linear1", "linear2"}
     assert side(statistics, "linear2", "input").count == 15
+
+
+def test_little_memory_is_needed_for_a_large_tensor() -> None:
+    """Double precision of all of it at once would take several times its own size."""
+    values = torch.zeros(64, 32, 64, 64)  # 32 MiB
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        ChannelStatistics.of(values, 1)
+    largest = max(event.cpu_memory_usage for event in profile.events())
+    assert 0 < largest < 16 * 2**20
 
 
 # --------------------------------------------------------------------------------------------------------- the loader
@@ -321,9 +396,9 @@ def test_memory_does_not_grow_with_the_batches() -> None:
     gc.collect()
     assert len(seen) == 6
     assert all(reference() is None for reference in seen)
-    held = sum(t.numel() for s in statistics.sides.values() for t in (s.total, s.absolute, s.square))
+    sums = [[s.total, s.absolute, s.square, s.low, s.high, *s.above.values()] for s in statistics.sides.values()]
     channels = 3 + 6 + 6 + 6 + 6 + 4 + 4 + 2
-    assert held == 3 * channels
+    assert sum(tensor.numel() for part in sums for tensor in part) == 6 * channels
     for part in statistics.sides.values():
         assert part.total.untyped_storage().nbytes() == part.total.numel() * 8
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cleanai import analyze_model
+from cleanai.analysis import Analysis
 from cleanai.coupling import Group, couple_channels
 from cleanai.errors import TraceError
-from cleanai.pruner import Analysis
 from cleanai.trace import trace_model
 
 

@@ -27,7 +27,7 @@ from cleanai import (
     count_macs,
     slice_model,
 )
-from cleanai.pruner import analyze_model
+from cleanai.analysis import analyze_model
 
 
 def prune(name: str, ratio: float = 0.5, **options: Any) -> tuple[Any, Any, StructuredPruner]:

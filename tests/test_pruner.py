@@ -20,16 +20,19 @@ from cleanai import (
     CleanAIError,
     InputError,
     MagnitudeImportance,
+    Plan,
+    PruningStep,
     Report,
     StructuredPruner,
     TraceError,
     VerificationError,
     WeightActivationImportance,
     analyze_model,
+    slice_model,
     verify_pruning,
 )
 from cleanai.evaluate import ModelMetrics
-from cleanai.models import digits_resnet
+from cleanai.models import cifar_resnet, digits_resnet
 
 
 class TwoBranches(nn.Module):
@@ -585,6 +588,244 @@ def test_a_pruned_model_that_does_not_run_is_refused() -> None:
     before.check()
 
 
+# ------------------------------------------------------------------------------------------------------------- steps
+
+
+def train(model: nn.Module) -> None:
+    """One step of plain training: every parameter and running statistic moves."""
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    x, y = next(iter(make_loader()))
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    model.zero_grad()
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_a_callback_trains_survives_into_the_next_step(inplace: bool) -> None:
+    model = make_model()
+    fresh, before = copy.deepcopy(model), Untouched(model)
+    seen: list[PruningStep] = []
+    left: list[dict[str, Tensor]] = []
+
+    def callback(step: PruningStep) -> None:
+        if left:  # what the last call left is there, less what has gone since
+            last = slice_to(step, left[-1])
+            assert all(torch.equal(last[name], tensor) for name, tensor in step.model.state_dict().items())
+        train(step.model)
+        seen.append(step)
+        left.append({name: tensor.clone() for name, tensor in step.model.state_dict().items()})
+
+    def slice_to(step: PruningStep, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        earlier = slice_model(copy.deepcopy(fresh), seen[-1].plan)
+        earlier.load_state_dict(state)
+        for cut in step.plan.cuts:
+            done = {c.kept for c in seen[-1].plan.cuts if (c.parameter, c.dim) == (cut.parameter, cut.dim)}
+            was = done.pop() if done else tuple(range(cut.size))
+            index = torch.tensor([was.index(kept) for kept in cut.kept])
+            state = {**state, cut.parameter: state[cut.parameter].index_select(cut.dim, index)}
+        return state
+
+    pruner = make_pruner(model, 0.5, iterative_steps=3, inplace=inplace)
+    pruned = pruner.prune(callback)
+    assert [(step.number, step.steps) for step in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert all(step.model is pruned for step in seen) and (pruned is model) == inplace
+    assert [round(step.asked, 6) for step in seen] == [round(0.5 * n / 3, 6) for n in (1, 2, 3)]
+    assert [step.reached for step in seen] == [step.plan.dropped_units / step.plan.units for step in seen]
+    assert all(step.verification is not None and step.verification.passed for step in seen)
+    assert seen[-1].plan == pruner.plan and pruner.verification.passed
+    assert not any(module.training for module in pruned.modules())
+    for name, tensor in pruned.state_dict().items():
+        assert torch.equal(tensor, left[-1][name])
+    again = slice_model(fresh, Plan.from_json(pruner.plan.to_json()))
+    assert shapes(again) == shapes(pruned)
+    if not inplace:
+        before.random = torch.get_rng_state()
+        before.check()
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_an_exception_in_a_callback_takes_everything_back(inplace: bool, steps: int) -> None:
+    class Stop(Exception):
+        pass
+
+    model = make_model()
+    model.fc.bias.grad = torch.ones(4)
+    before = Untouched(model)
+
+    def callback(step: PruningStep) -> None:
+        train(step.model)
+        if step.number == steps:
+            step.model.requires_grad_(False)
+            raise Stop
+
+    pruner = make_pruner(model, 0.5, iterative_steps=steps, inplace=inplace)
+    with pytest.raises(Stop):
+        pruner.prune(callback)
+    before.random = torch.get_rng_state()  # the data loader of the callback draws
+    before.check()
+    assert torch.equal(model.fc.bias.grad, torch.ones(4))
+    assert pruner.pruned is None and pruner.plan is None
+    assert pruner.prune()(example()).shape == (2, 4)
+
+
+def test_a_callback_may_train_but_not_rebuild() -> None:
+    def rebuild(step: Any) -> None:
+        step.model.fc = nn.Linear(step.model.fc.in_features, 7)
+
+    def poison_it(step: Any) -> None:
+        with torch.no_grad():
+            step.model.fc.weight.fill_(float("nan"))
+
+    for callback, words in ((rebuild, "changed the shape of fc.weight from"), (poison_it, "fc.weight holds NaN")):
+        model = make_model()
+        before = Untouched(model)
+        pruner = make_pruner(model, inplace=True)
+        before.random = torch.get_rng_state()
+        with pytest.raises(InputError, match=words):
+            pruner.prune(callback)
+        before.random = torch.get_rng_state()
+        before.check()
+    with pytest.raises(InputError, match="callback is 3; give a function of a PruningStep"):
+        make_pruner().prune(3)
+
+
+@pytest.mark.parametrize("options", [{}, {"global_pruning": True}, {"target": "macs", "schedule": "geometric"}])
+def test_the_preview_is_what_happens(options: dict[str, Any]) -> None:
+    pruner = make_pruner(iterative_steps=3, **options)
+    before = Untouched(pruner.model)
+    preview = pruner.make_plan()
+    before.check()
+    pruner.prune()
+    assert preview == pruner.plan
+
+
+def test_the_schedule_says_how_far_each_step_goes() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
+    for schedule, left in (
+        ("linear", [52, 40, 28, 16]),
+        ("geometric", [45, 32, 23, 16]),
+        ("cubic", [36, 22, 17, 16]),
+        ("one_shot", [16, 16, 16, 16]),
+        (lambda step: step**2 / 16, [61, 52, 37, 16]),
+    ):
+        widths: list[int] = []
+        pruner: Any = StructuredPruner(
+            model, torch.randn(2, 4), "l2", 0.75, iterative_steps=4, schedule=schedule, layer_pruning_ratios={"0": 0.75}
+        )
+        pruner.prune(lambda step, widths=widths: widths.append(step.model[0].out_features))
+        assert widths == left, schedule
+        assert pruner.plan.settings["schedule"] == (schedule if isinstance(schedule, str) else "<lambda>")
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_wrong_cut_in_a_later_step_is_named_and_everything_taken_back(
+    inplace: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    before = Untouched(model)
+
+    def callback(step: PruningStep) -> None:
+        train(step.model)
+        if step.number == 2:
+            shift_cuts_of("fc.weight", monkeypatch)
+
+    pruner = make_pruner(model, 0.6, iterative_steps=3, inplace=inplace)
+    with pytest.raises(VerificationError, match=r"the group at fault is merge\. The model has not been changed"):
+        pruner.prune(callback)
+    before.random = torch.get_rng_state()
+    before.check()
+
+
+class Recollecting:
+    """The mean activation, of the model as it is before each step."""
+
+    needs_activations = True
+    recollect = True
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int, float]] = []
+
+    def __call__(self, group: Any) -> Tensor:
+        ((layer, found),) = group.activations("output")[:1]
+        self.seen.append((layer, found.count, float(found.absolute.sum())))
+        return found.mean_absolute[: group.size] + torch.arange(group.size) * 1e-6
+
+
+def test_statistics_are_collected_afresh_where_the_criterion_asks_for_it() -> None:
+    from cleanai.calibration import collect_statistics
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    loader = [torch.randn(16, 4), torch.randn(16, 4)]
+    expected: list[dict[str, float]] = []
+
+    def callback(step: Any) -> None:
+        with torch.no_grad():
+            step.model[0].weight.mul_(3.0)
+        fresh = collect_statistics(step.model, loader, progress=False)
+        expected.append({path: float(fresh.sides[path, "output"].absolute.sum()) for path in ("0", "2")})
+
+    scorer = Recollecting()
+    pruner: Any = StructuredPruner(model, torch.randn(1, 4), scorer, 0.5, iterative_steps=3)
+    pruner.collect_activations(loader, progress=False)
+    pruner.prune(callback)
+    by_layer = {layer: [total for path, _, total in scorer.seen if path == layer] for layer in ("0", "2")}
+    for layer, totals in by_layer.items():
+        assert len(totals) == 3 and totals[1:] == pytest.approx([before[layer] for before in expected[:2]])
+    scorer.recollect = False  # now they are sliced from step to step
+    scorer.seen.clear()
+    pruner.prune(callback)
+    assert [total for path, _, total in scorer.seen if path == "0"][1] < expected[0]["0"] / 2
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("target", ["channels", "params"])
+def test_blocks_go_in_the_first_step_and_all_steps_are_one_plan(inplace: bool, target: str) -> None:
+    torch.manual_seed(0)
+    model: Any = cifar_resnet(14).eval()
+    fresh, x = copy.deepcopy(model), torch.randn(2, 3, 8, 8)
+    seen: list[PruningStep] = []
+    pruner = StructuredPruner(
+        model, x, "l2", 0.5, target=target, depth_pruning_ratio=0.25, iterative_steps=2, inplace=inplace
+    )
+    pruned = pruner.prune(lambda step: (seen.append(step), nudge(step.model)))
+    assert seen[0].plan.dropped_blocks and seen[0].plan.dropped_blocks == seen[1].plan.dropped_blocks
+    assert pruner.plan == seen[1].plan and seen[1].reached == pytest.approx(0.5, abs=0.02)
+    assert shapes(slice_model(fresh, seen[1].plan)) == shapes(pruned)
+    if target == "params":
+        whole = count_numbers(cifar_resnet(14))
+        assert [1 - count_numbers(pruned) / whole] == pytest.approx([seen[1].reached])
+
+
+def nudge(model: nn.Module) -> None:
+    """Every parameter moves; the callback's own business."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.01)
+
+
+def test_a_loader_that_can_be_gone_through_once_is_refused_before_anything_is_cut() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    before = Untouched(model)
+    pruner: Any = StructuredPruner(model, torch.randn(1, 4), Recollecting(), 0.5, iterative_steps=2, inplace=True)
+    with pytest.raises(InputError, match=r"before every step: call collect_activations\(loader\) first"):
+        pruner.prune()
+    pruner.collect_activations(iter([torch.randn(3, 4)]), progress=False)
+    with pytest.raises(InputError, match=r"gone through only once; give a DataLoader or a list"):
+        pruner.prune()
+    before.random = torch.get_rng_state()
+    before.check()
+    pruner.collect_activations([torch.randn(3, 4)], progress=False)
+    assert pruner.prune()[0].out_features == 4
+
+
 # --------------------------------------------------------------------------------------------------------- bad input
 
 Spoil = Callable[[nn.Module], None]
@@ -605,6 +846,8 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "ratio that is no number": ({"pruning_ratio": float("nan")}, "pruning_ratio is nan"),
     "ratio as text": ({"pruning_ratio": "0.3"}, "pruning_ratio is '0.3'"),
     "target": ({"target": "flops"}, "target is 'flops'; use 'channels' or 'params' or 'macs'"),
+    "schedule": ({"schedule": "cosine"}, "no schedule is named 'cosine'; the names are linear, geometric"),
+    "costs of one group": ({"cost_aware": True}, "use it with global_pruning=True or isomorphic=True"),
     "no rounds": ({"iterative_steps": 0}, "iterative_steps is 0; it must be a whole number of at least 1"),
     "half a round": ({"iterative_steps": 1.5}, "iterative_steps is 1.5; it must be a whole number"),
     "min_channels": ({"min_channels": 0}, "min_channels is 0; at least 1 channel must stay"),

@@ -360,7 +360,7 @@ def test_failed_writing_leaves_the_old_file(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- Turkish
 
-_ENGINE = ("coupling", "fields", "fitting", "pruner")  # with the rules, the files that say why something is frozen
+_ENGINE = ("coupling", "fields", "fitting", "analysis")  # with the rules, the files that say why something is frozen
 
 # Words of the report that are the same in both languages.
 _SHARED_WORDS = {"tiny", "model", "parametre", "json", "block"}  # "block" is in the name of a group

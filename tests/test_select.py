@@ -204,8 +204,11 @@ def test_a_larger_ratio_never_removes_less(
     fields = {} if target == "channels" else {"cost": cost, "full_cost": cost({})}
     low, high = sorted((first, second))
     smaller, larger = (choose(ladders, ratio, over_all, target=target, **fields) for ratio in (low, high))
-    for index, units in smaller.items():
-        assert set(units) <= set(larger.get(index, ()))
+    if target == "channels":
+        for index, units in smaller.items():
+            assert set(units) <= set(larger.get(index, ()))
+    else:  # to meet the line, finer steps of other ladders may stand in for a coarse one: what counts is the cost
+        assert cost(larger) <= cost(smaller)
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,0 +1,380 @@
+"""What a scorer is given and gives back: a group with all that is known of it, one score per unit, higher = keep."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from cleanai.calibration import ActivationStatistics, ChannelStatistics
+from cleanai.coupling import Group, Member
+from cleanai.errors import InputError
+from cleanai.gradients import GradientStatistics
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """A group with what a scorer may look at: the model's tensors, its modules, and what was collected from data.
+
+    Attributes:
+        name, kind, size: see `cleanai.coupling.Group`; a score has shape [size].
+        members: the dimensions of the model's tensors that the group's units own a part of.
+        tensors: the tensor of each member, by parameter name.
+        statistics: None before a calibration pass.
+        gradients: None before gradients were collected.
+    """
+
+    group: Group
+    tensors: Mapping[str, Tensor]
+    modules: Mapping[str, nn.Module]
+    statistics: ActivationStatistics | None = None
+    gradients: GradientStatistics | None = None
+
+    @property
+    def name(self) -> str:
+        """The group's name: the path of the layer that makes its channels."""
+        return self.group.name
+
+    @property
+    def kind(self) -> str:
+        """What its units are: "channels", "heads" or "groups"."""
+        return self.group.kind
+
+    @property
+    def size(self) -> int:
+        """The number of units."""
+        return self.group.size
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The dimensions the group owns a part of."""
+        return self.group.members
+
+    # ------------------------------------------------------------------------------------------------------ weights
+
+    def weights(self) -> list[tuple[Member, Tensor]]:
+        """The members that are weights of at least two dimensions, and those tensors."""
+        return [(member, tensor) for member, tensor in self._parameters() if tensor.dim() >= 2]
+
+    def judged_weights(self) -> list[tuple[Member, Tensor]]:
+        """The weights; in a group that has only vectors (a bare scale or bias), those: they are all there is."""
+        return self.weights() or self._parameters()
+
+    def _parameters(self) -> list[tuple[Member, Tensor]]:
+        held = [(member, self.tensors[member.parameter]) for member in self.members]
+        return [(m, t.detach()) for m, t in held if isinstance(t, nn.Parameter) and t.is_floating_point()]
+
+    def sum_positions(self, member: Member, values: Tensor) -> Tensor:
+        """Values per index of a member's dimension, summed for each unit: shape [size]."""
+        total = torch.zeros(self.size, dtype=torch.float64)
+        positions = torch.from_numpy(member.positions)
+        return total.index_add_(0, torch.from_numpy(member.units), values.detach().double().cpu()[positions])
+
+    def powers(self, member: Member, tensor: Tensor, p: float) -> Tensor:
+        """Σ|w|^p over everything a member holds for each unit: shape [size]."""
+        per_index = tensor.movedim(member.dim, 0).reshape(tensor.shape[member.dim], -1).abs().double().pow(p).sum(1)
+        return self.sum_positions(member, per_index)
+
+    def slices(self, member: Member, tensor: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What a member holds for each unit, as rows: [(units, rows of those units)] by the number of indices."""
+        units, positions = torch.from_numpy(member.units), torch.from_numpy(member.positions)
+        order = torch.argsort(units, stable=True)
+        counts = torch.bincount(units, minlength=self.size)
+        rows = tensor.movedim(member.dim, 0).reshape(tensor.shape[member.dim], -1)
+        found = []
+        for count in counts[counts > 0].unique().tolist():
+            own = torch.nonzero(counts == count).flatten()
+            places = positions[order[counts[units[order]] == count]]
+            found.append((own, rows[places.to(rows.device)].double().reshape(len(own), -1)))
+        return found
+
+    # -------------------------------------------------------------------------------------------------- activations
+
+    def sum_channels(self, layer: str, side: str, values: Tensor) -> Tensor | None:
+        """Values per input or output channel of a layer, summed for each unit; None if the group has none there."""
+        units = self._units_at(layer, side, len(values))
+        if units is None:
+            return None
+        own = units >= 0
+        return torch.zeros(self.size, dtype=torch.float64).index_add_(0, units[own], values.double().cpu()[own])
+
+    def mean_channels(self, layer: str, side: str, values: Tensor) -> Tensor | None:
+        """Values per input or output channel of a layer, averaged over each unit's own; 0 for a unit without any."""
+        total = self.sum_channels(layer, side, values)
+        count = self.sum_channels(layer, side, torch.ones(len(values)))
+        return None if total is None or count is None else total / count.clamp(min=1)
+
+    def _units_at(self, layer: str, side: str, length: int) -> Tensor | None:
+        for channels in self.group.channels:
+            if (channels.module, channels.side) == (layer, side) and len(channels.units) == length:
+                return torch.from_numpy(channels.units)
+        return None
+
+    def activations(self, side: str = "input") -> list[tuple[str, ChannelStatistics]]:
+        """The layers that read (or, side "output", write) the group's channels, with their statistics."""
+        if self.statistics is None:
+            raise InputError(
+                f"scoring the group {self.name} needs activations: call collect_activations(loader) before prune()"
+            )
+        found = []
+        for channels in self.group.channels:
+            statistics = self.statistics.get(channels.module, channels.side) if channels.side == side else None
+            if statistics is None:
+                continue
+            if len(statistics.total) != len(channels.units):
+                raise InputError(
+                    f"the activation statistics of {channels.module} are for {len(statistics.total)} channels; its "
+                    f"{side} has {len(channels.units)} now: call collect_activations again"
+                )
+            found.append((channels.module, statistics))
+        return found
+
+    def where_read(self, score: Callable[[str, str, ChannelStatistics], Tensor | None]) -> list[Tensor]:
+        """``score(layer, side, statistics)`` for the layers that read the group, else for those that write it."""
+        for side in ("input", "output"):
+            found = [score(layer, side, statistics) for layer, statistics in self.activations(side)]
+            parts = [part for part in found if part is not None]
+            if parts:
+                return parts
+        return []
+
+    # ---------------------------------------------------------------------------------------------------- gradients
+
+    def from_gradients(self, member: Member, table: str) -> Tensor | None:
+        """A member's "squares", "absolutes" or "curvatures", meant over batches and summed for each unit.
+
+        None where the pass saw nothing of it.
+
+        Raises:
+            InputError: no gradients were collected, none of this kind, or those of other sizes.
+        """
+        if self.gradients is None:
+            raise InputError(
+                f"scoring the group {self.name} needs gradients: call collect_gradients(loader) before prune()"
+            )
+        values = getattr(self.gradients, table)
+        if table == "curvatures" and not values:
+            raise InputError(
+                f"scoring the group {self.name} needs curvature: call collect_gradients(loader, curvature=True)"
+            )
+        found = values.get((member.parameter, member.dim))
+        if found is None:
+            return None
+        if len(found) != member.size:
+            raise InputError(
+                f"the gradients of {member.parameter} are for {len(found)} indices along dimension {member.dim}; it "
+                f"has {member.size} now: call collect_gradients again"
+            )
+        return self.sum_positions(member, found / self.gradients.batches)
+
+
+class Importance(Protocol):
+    """Anything that scores groups: a callable on a `ScoredGroup` returning one score per unit, higher = keep.
+
+    What else it has, it may say in attributes: ``needs_activations``, ``needs_gradients``, ``needs_curvature`` (what
+    must be collected first), ``thresholds`` (see `cleanai.collect_statistics`), ``recollect`` (afresh before every
+    step) and ``normalizer`` (how its scores become comparable between groups, see `normalize_scores`).
+    """
+
+    def __call__(self, group: ScoredGroup) -> Tensor | None:
+        """One score per unit, or None where this criterion cannot judge the group."""
+        ...
+
+
+# --------------------------------------------------------------------------------------------- over a group's members
+
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda parts: parts.mean(0),
+    "sum": lambda parts: parts.sum(0),
+    "max": lambda parts: parts.amax(0),
+    "product": lambda parts: parts.prod(0),
+    "first": lambda parts: parts[0],
+}
+"""Ways to make one score of those of a group's members (or of the layers that read it): shape [parts, size]."""
+
+
+def reduce_parts(parts: Sequence[Tensor], reduction: str) -> Tensor | None:
+    """One score per unit from those of the members; None where there are none."""
+    return REDUCTIONS[reduction](torch.stack([part.double().cpu() for part in parts])) if parts else None
+
+
+# ------------------------------------------------------------------------------------------------------ across groups
+
+
+_NOTHING = 1e-12  # of scores of which the largest has a size of 1
+
+
+def _over(size: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Scores in shares of a size of theirs; where that is next to nothing, of their mean."""
+
+    def normalize(scores: Tensor) -> Tensor:
+        divisor = size(scores.abs())
+        return scores / (divisor if divisor > _NOTHING else scores.abs().mean())
+
+    return normalize
+
+
+def _standardise(scores: Tensor) -> Tensor:
+    centred = scores - scores.mean()
+    spread = centred.square().mean().sqrt()
+    return centred / spread if spread > _NOTHING else torch.zeros_like(scores)
+
+
+_MAD_TO_DEVIATION = 1.4826  # of a normal distribution: 1 / Φ⁻¹(3/4)
+
+
+def _standardise_robustly(scores: Tensor) -> Tensor:
+    centred = scores - scores.quantile(0.5)
+    spread = centred.abs().quantile(0.5) * _MAD_TO_DEVIATION
+    return centred / spread if spread > _NOTHING else _standardise(scores)
+
+
+def share_of_larger(scores: Tensor) -> Tensor:
+    """Each score over the sum of those that are not smaller: (0, 1], and 0 for a score of 0.
+
+    The step that makes LAMP's scores comparable between layers (Lee et al., 2021, eq. 2). Ties have the same share;
+    scores below 0 are moved up so that the lowest is 0.
+    """
+    positive = scores - scores.min().clamp(max=0)
+    ordered, order = positive.sort(descending=True)
+    sums = ordered.cumsum(0)
+    last = torch.searchsorted(-ordered, -ordered, right=True) - 1  # the last of those that are equal
+    shares = torch.empty_like(positive)
+    shares[order] = torch.where(ordered > 0, ordered / sums[last], 0.0)
+    return shares
+
+
+NORMALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda scores: scores,
+    "mean": _over(lambda sizes: sizes.mean()),
+    "max": _over(lambda sizes: sizes.amax()),
+    "sum": _over(lambda sizes: sizes.sum()),
+    "standardise": _standardise,
+    "gaussian": _standardise_robustly,
+    "lamp": share_of_larger,
+    "sentinel": _over(lambda sizes: sizes.quantile(0.5)),
+}
+_SENTINEL = "sentinel:"
+
+
+def _find_normalizer(how: str) -> Callable[[Tensor], Tensor] | None:
+    if isinstance(how, str) and how.startswith(_SENTINEL):
+        try:
+            quantile = float(how[len(_SENTINEL) :])
+        except ValueError:
+            return None
+        return _over(lambda sizes: sizes.quantile(quantile)) if 0 < quantile <= 1 else None
+    return NORMALIZERS.get(how) if isinstance(how, str) else None
+
+
+def check_normalizer(how: Any) -> None:
+    """A clear error for what is no normaliser."""
+    if _find_normalizer(how) is None:
+        raise InputError(
+            f"normalizer is {how!r}; use {', '.join(map(repr, NORMALIZERS))} or 'sentinel:q' with a quantile q in "
+            "(0, 1]"
+        )
+
+
+def normalize_scores(scores: Tensor, how: str) -> Tensor:
+    """A group's scores on a scale on which they can be compared with those of other groups; the order stays.
+
+    - ``"none"``: as they are.
+    - ``"mean"``, ``"max"``, ``"sum"``: in shares of the mean, the maximum or the sum of the absolute scores.
+    - ``"standardise"``: (s - mean) / standard deviation.
+    - ``"gaussian"``: the same for the normal distribution that fits the middle of the scores, so that a few large ones
+      do not matter: (s - median) / (1.4826 · median of the absolute distances from it).
+    - ``"lamp"``: over the sum of all scores that are not smaller (see `share_of_larger`).
+    - ``"sentinel"``: in shares of the median of the absolute scores; ``"sentinel:0.9"`` of another quantile.
+
+    Scores that do not differ from each other become 0 or 1, or whatever ratio of them the name says, never NaN.
+
+    Raises:
+        InputError: there is no such normaliser.
+
+    Example:
+        >>> normalize_scores(torch.tensor([1.0, 2.0, 3.0]), "mean").tolist()
+        [0.5, 1.0, 1.5]
+    """
+    check_normalizer(how)
+    normalize = _find_normalizer(how)
+    assert normalize is not None
+    scores = scores.double()
+    if how == "none" or not scores.numel():
+        return scores
+    largest = scores.abs().max()
+    # To a size at which no sum overflows and no square vanishes.
+    return normalize(scores / largest) if largest > 0 else torch.zeros_like(scores)
+
+
+# --------------------------------------------------------------------------------------------------------- criteria
+
+
+@dataclass(frozen=True, repr=False)
+class Criterion:
+    """What every criterion has.
+
+    Args:
+        normalizer: how the scores of different groups are made comparable where all groups are ranked together (see
+            `normalize_scores`); the scores themselves are not changed by it.
+    """
+
+    normalizer: str = field(default="mean", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_normalizer(self.normalizer)
+
+    def __repr__(self) -> str:
+        """The arguments that are the criterion's own, then those common to all where they are not the usual ones."""
+        fields = [each for each in dataclasses.fields(self) if each.repr]
+        own = [each for each in fields if not each.kw_only]
+        common = [each for each in fields if each.kw_only and getattr(self, each.name) != each.default]
+        shown = [f"{each.name}={getattr(self, each.name)!r}" for each in (*own, *common)]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, repr=False)
+class MemberCriterion(Criterion):
+    """A criterion that scores the members of a group (or the layers that read it) one by one.
+
+    Args:
+        reduction: how those become one score: "mean", "sum", "max", "product", or "first" for that of the first
+            member in the order of the model.
+    """
+
+    reduction: str = field(default="mean", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.reduction, str) or self.reduction not in REDUCTIONS:
+            raise InputError(f"reduction is {self.reduction!r}; use {' or '.join(map(repr, REDUCTIONS))}")
+
+
+def thresholds_of(importance: Any) -> tuple[float, ...]:
+    """The thresholds above which a criterion wants values counted; 0 if it does not say."""
+    return tuple(getattr(importance, "thresholds", ())) or (0.0,)
+
+
+def score_group(importance: Importance, group: ScoredGroup) -> Tensor | None:
+    """A group's scores, checked: one finite number per unit, or None."""
+    scores: Any = importance(group)
+    if scores is None:
+        return None
+    if not isinstance(scores, Tensor):
+        try:
+            scores = torch.as_tensor(scores)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{importance!r} returned {type(scores).__name__} for the group {group.name}") from error
+    scores = scores.detach().double().cpu()
+    if tuple(scores.shape) != (group.size,):
+        raise InputError(
+            f"{importance!r} returned scores of shape {tuple(scores.shape)} for the group {group.name}, which has "
+            f"{group.size} {group.kind}: return one score for each"
+        )
+    if not bool(scores.isfinite().all()):
+        raise InputError(f"{importance!r} returned NaN or infinite scores for the group {group.name}")
+    return scores

@@ -1,0 +1,131 @@
+"""Criteria that look at the weights alone, and the random baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torchvision.ops import FrozenBatchNorm2d
+
+from cleanai.errors import InputError
+from cleanai.importance.group import Criterion, MemberCriterion, ScoredGroup, reduce_parts, share_of_larger
+
+
+@dataclass(frozen=True, repr=False)
+class MagnitudeImportance(MemberCriterion):
+    """Weight magnitude: the Lp norm of a unit's slice of every weight, averaged over the weights it is part of.
+
+    ``s_u = mean over members m of (Σ_{w in slice u of m} |w|^p)^(1/p)``. Weights are all parameters of two or more
+    dimensions: the filters that write the unit and the columns that read it. L1 follows Li et al., "Pruning Filters for
+    Efficient ConvNets", 2017.
+
+    Example:
+        >>> MagnitudeImportance(p=1)
+        MagnitudeImportance(p=1)
+    """
+
+    p: float = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.p not in (1, 2):
+            raise InputError(
+                f"MagnitudeImportance: p is {self.p!r}; use 1 (sum of absolute weights) or 2 (Euclidean norm)"
+            )
+
+    def __call__(self, group: ScoredGroup) -> Tensor | None:
+        """The scores of a group: shape [size]."""
+        parts = [group.powers(member, tensor, self.p).pow(1 / self.p) for member, tensor in group.judged_weights()]
+        return reduce_parts(parts, self.reduction)
+
+
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, FrozenBatchNorm2d)
+
+
+@dataclass(frozen=True, repr=False)
+class BNScaleImportance(MemberCriterion):
+    """The scale of a unit in the normalisation layers that it passes, in absolute value.
+
+    ``s_u = mean over norms of Σ_{channels c of u} |γ_c|``: Liu et al., "Learning Efficient Convolutional Networks
+    through Network Slimming", 2017. Seen are torch's batch, group, instance, layer and RMS norms that have a scale for
+    each channel, and torchvision's frozen batch norm.
+
+    Example:
+        >>> BNScaleImportance()
+        BNScaleImportance()
+    """
+
+    def __call__(self, group: ScoredGroup) -> Tensor | None:
+        """The scores of a group: shape [size]; None where it passes no norm with scales."""
+        scales = [
+            (member, group.tensors[member.parameter])
+            for member in group.members
+            if member.parameter.rpartition(".")[2] == "weight" and isinstance(group.modules.get(member.layer), _NORMS)
+        ]
+        parts = [group.powers(member, scale.detach(), 1) for member, scale in scales if scale.dim() == 1]
+        return reduce_parts(parts, self.reduction)
+
+
+@dataclass(frozen=True, repr=False)
+class FPGMImportance(MemberCriterion):
+    """How far a unit's filter is from all others: what lies near the geometric median can be replaced by the rest.
+
+    ``s_u = mean over members of Σ_{units v} ‖W_u - W_v‖₂`` with W_u the unit's slice of the weight: He et al., "Filter
+    Pruning via Geometric Median for Deep Neural Networks Acceleration", 2019, eq. 6. A slice of zeros does nothing,
+    however far it is from the others: it counts as 0.
+
+    Example:
+        >>> FPGMImportance()
+        FPGMImportance()
+    """
+
+    def __call__(self, group: ScoredGroup) -> Tensor | None:
+        """The scores of a group: shape [size]."""
+        parts = []
+        for member, tensor in group.judged_weights():
+            score = torch.zeros(group.size, dtype=torch.float64)
+            for units, rows in group.slices(member, tensor):
+                score[units] = (_sum_distances(rows) * (rows != 0).any(1)).cpu()
+            parts.append(score)
+        return reduce_parts(parts, self.reduction)
+
+
+def _sum_distances(rows: Tensor) -> Tensor:
+    """The sum of the Euclidean distances of each row to all others."""
+    centred = rows - rows.mean(0)  # distances stay, and lose fewer digits where they come from products
+    return torch.cat([torch.cdist(some, centred).sum(1) for some in centred.split(512)])
+
+
+@dataclass(frozen=True, repr=False)
+class LAMPImportance(MemberCriterion):
+    """A unit's squared norm in shares of all that is not smaller: weights of different layers become comparable.
+
+    ``s_u = mean over members of ‖W_u‖² / Σ_{v: ‖W_v‖ ≥ ‖W_u‖} ‖W_v‖²``: Lee et al., "Layer-adaptive Sparsity for the
+    Magnitude-based Pruning", 2021, eq. 2, with the slices of units in place of single weights. In (0, 1]; the largest
+    unit of every weight has 1. The scores are compared between groups as they are.
+
+    Example:
+        >>> LAMPImportance().normalizer
+        'none'
+    """
+
+    normalizer: str = field(default="none", kw_only=True)
+
+    def __call__(self, group: ScoredGroup) -> Tensor | None:
+        """The scores of a group: shape [size]."""
+        parts = [share_of_larger(group.powers(member, tensor, 2)) for member, tensor in group.judged_weights()]
+        return reduce_parts(parts, self.reduction)
+
+
+@dataclass(frozen=True, repr=False)
+class RandomImportance(Criterion):
+    """Random scores: the baseline every criterion has to beat. The same seed and group name give the same scores."""
+
+    seed: int = 0
+
+    def __call__(self, group: ScoredGroup) -> Tensor:
+        """The scores of a group: shape [size]."""
+        mixed = int.from_bytes(f"{self.seed}:{group.name}".encode()[-64:], "big") % (2**62)
+        return torch.rand(group.size, generator=torch.Generator().manual_seed(mixed), dtype=torch.float64)

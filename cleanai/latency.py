@@ -1,0 +1,63 @@
+"""Latency against latency: two models timed in turns, so that what disturbs the machine disturbs both."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from cleanai.errors import InputError
+from cleanai.evaluate import ForwardFn, measure_latency
+
+
+@dataclass(frozen=True)
+class LatencyRatio:
+    """How long one model takes as a share of what another takes.
+
+    Attributes:
+        ratio: the median over the pairs.
+        spread: the interquartile range over the pairs.
+        pairs: how often both were timed, one right after the other.
+    """
+
+    ratio: float
+    spread: float
+    pairs: int
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.3f} ± {self.spread:.3f} (IQR of {self.pairs} pairs)"
+
+
+def compare_latency(
+    model: nn.Module,
+    reference: nn.Module,
+    example_inputs: Any,
+    *,
+    forward_fn: ForwardFn | None = None,
+    pairs: int = 5,
+    min_run_time: float = 0.05,
+    num_threads: int = 1,
+) -> LatencyRatio:
+    """The latency of a model as a share of a reference's: the median over pairs of measurements taken in turns.
+
+    Raises:
+        InputError: fewer than two pairs, from which no spread could be told.
+
+    Example:
+        >>> import torch
+        >>> layer = nn.Linear(8, 8)
+        >>> compare_latency(layer, layer, torch.zeros(1, 8), pairs=3, min_run_time=0.001).pairs
+        3
+    """
+    if pairs < 2:
+        raise InputError(f"compare_latency: pairs is {pairs}; it takes at least 2 to tell the spread")
+    options: dict[str, Any] = {"forward_fn": forward_fn, "num_threads": num_threads, "min_run_time": min_run_time}
+    ratios = []
+    for turn in range(pairs):
+        both = (model, reference) if turn % 2 else (reference, model)  # who goes first has the colder cache
+        times = {id(each): measure_latency(each, example_inputs, **options).median_ms for each in both}
+        ratios.append(times[id(model)] / times[id(reference)])
+    lower, _, upper = statistics.quantiles(ratios, n=4, method="inclusive")
+    return LatencyRatio(statistics.median(ratios), upper - lower, pairs)
