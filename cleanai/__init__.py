@@ -20,6 +20,7 @@ from cleanai.importance import (
     MixedImportance,
     NeuronCoverageImportance,
     RandomImportance,
+    ReconstructionImportance,
     ScoredGroup,
     TaylorImportance,
     WandaImportance,
@@ -27,6 +28,7 @@ from cleanai.importance import (
 )
 from cleanai.plan import Plan
 from cleanai.pruner import StructuredPruner
+from cleanai.recover import Recovery, recover_model
 from cleanai.report import Report
 from cleanai.rules import register_rule, unregister_rule
 from cleanai.search import SearchResult, SearchSpace, search_plans
@@ -60,6 +62,8 @@ __all__ = [
     "PlanError",
     "PruningStep",
     "RandomImportance",
+    "ReconstructionImportance",
+    "Recovery",
     "Report",
     "ScoredGroup",
     "SearchResult",
@@ -81,6 +85,7 @@ __all__ = [
     "evaluate_model",
     "measure_latency",
     "measure_model",
+    "recover_model",
     "register_rule",
     "search_plans",
     "slice_model",

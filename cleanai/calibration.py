@@ -17,6 +17,8 @@ from cleanai.errors import InputError
 from cleanai.inputs import batch_to_inputs, call_model, first_tensor, map_tensors
 from cleanai.isolation import shadow_model
 from cleanai.layers import channel_dim, prepare_layers
+from cleanai.matrices import LayerMoments
+from cleanai.moments import MomentWatch
 from cleanai.trace import ForwardFunction
 
 Side = tuple[str, str]
@@ -169,6 +171,7 @@ class ActivationStatistics:
     batches: int = 0
     samples: int = 0
     blocks: dict[str, BlockStatistics] = field(default_factory=dict)
+    moments: dict[str, LayerMoments] = field(default_factory=dict)
 
     def get(self, layer: str, side: str) -> ChannelStatistics | None:
         """The statistics of a layer's "input" or "output" channels, or None."""
@@ -182,12 +185,23 @@ class ActivationStatistics:
         blocks = dict(self.blocks)
         for path, block in other.blocks.items():
             blocks[path] = blocks[path].merge(block) if path in blocks else block
-        return ActivationStatistics(sides, self.batches + other.batches, self.samples + other.samples, blocks)
+        moments = dict(self.moments)
+        for path, seen in other.moments.items():
+            moments[path] = moments[path].merge(seen) if path in moments else seen
+        return ActivationStatistics(sides, self.batches + other.batches, self.samples + other.samples, blocks, moments)
 
     def after(self, kept: Mapping[Side, Tensor]) -> ActivationStatistics:
         """The statistics of the channels that a cut kept ({side: positions})."""
         sides = {key: value.keep(kept[key]) if key in kept else value for key, value in self.sides.items()}
-        return ActivationStatistics(sides, self.batches, self.samples, self.blocks)
+        moments = {
+            path: left
+            for path, seen in self.moments.items()
+            if (
+                left := seen.keep(*(kept.get((path, side), kept.get((path, "result"))) for side in ("input", "output")))
+            )
+            is not None
+        }
+        return ActivationStatistics(sides, self.batches, self.samples, self.blocks, moments)
 
     def __repr__(self) -> str:
         layers = len({layer for layer, _ in self.sides})
@@ -221,6 +235,7 @@ def collect_statistics(
     blocks: Mapping[str, int | None] | None = None,
     thresholds: Sequence[float] = (0.0,),
     norms: bool = False,
+    stages: Mapping[str, int] | None = None,
 ) -> ActivationStatistics:
     """One pass over a loader, with hooks on every convolution and linear layer.
 
@@ -234,6 +249,8 @@ def collect_statistics(
         blocks: residual blocks to watch, with the dimension of their channels ({path: dimension or None}).
         thresholds: for each of these, how many values are larger is counted too.
         norms: watch normalisation layers and embeddings as well.
+        stages: the blocks whose second moments are wanted (see `cleanai.moments.MomentWatch`); needs the memory of the
+            square of each layer's columns.
 
     Raises:
         InputError: the loader is empty, or an activation is NaN or infinite (the layer is named).
@@ -252,6 +269,7 @@ def collect_statistics(
     with shadow_model(model, "real", track_buffers=False, prepare=prepare_layers), torch.no_grad():
         for module in model.modules():
             module.training = False
+        watch = MomentWatch(model, stages) if stages else None
         for path, module in model.named_modules():
             dim = channel_dim(module) or (_norm_dim(module) if norms else None)
             if dim:
@@ -271,7 +289,8 @@ def collect_statistics(
                     "batches must hold what example_inputs holds, with or without labels"
                 ) from error
             batches = number + 1
-    return ActivationStatistics(sides, batches, samples, seen)
+        moments = watch.collect() if watch is not None else {}
+    return ActivationStatistics(sides, batches, samples, seen, moments)
 
 
 def draw_batches(

@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from cleanai.errors import CleanAIError, TraceError
 from cleanai.fields import Cut, IntArray, Labelled, Relation
-from cleanai.rules import Context, Count, apply_rule
+from cleanai.rules import Context, Count, Site, apply_rule
 from cleanai.trace import Trace
 
 BoolArray = NDArray[np.bool_]
@@ -157,7 +157,22 @@ def couple_channels(trace: Trace, *more: Trace) -> Coupling:
     for each in (trace, *more):
         if each.method == "real":
             each.release()
+    context.sites += _list_results(traces[0])
     return solve_coupling(Coupling(traces, context))
+
+
+def _list_results(labelled: LabelledTrace) -> list[Site]:
+    """What blocks of layers return, where it has channels along one axis."""
+    calls = labelled.trace.calls
+    parents = {path.rpartition(".")[0] for path in calls}
+    found = []
+    for path, call in calls.items():
+        if path in parents and call.count == 1 and call.result is not None:
+            value = labelled.values[call.result.operation][call.result.output]
+            axes = [axis for axis, labels in value.fields.items() if labels.size == value.shape[axis]]
+            if len(axes) == len(value.fields) == 1:
+                found.append(Site(path, "result", value.fields[axes[0]].ravel(), axes[0] - len(value.shape)))
+    return found
 
 
 def _label_trace(context: Context, trace: Trace) -> LabelledTrace:

@@ -1,4 +1,4 @@
-"""Data for the pipeline: scikit-learn's digits, which need no download, and CIFAR-10 from a folder of the user's.
+"""Data for the pipeline: scikit-learn's digits, which need no download; CIFAR-10 and photos from a folder.
 
 Nothing is ever downloaded. Files are looked for under the data root: the folder named by the environment variable
 ``CLEANAI_DATA``, or ``data/`` in the working directory. What is missing is named, with where it was looked for and how
@@ -7,6 +7,7 @@ to get it.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import os
@@ -33,6 +34,10 @@ CIFAR10_ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-python.tar.xz")
 # The trained CIFAR ResNets were trained with the ImageNet numbers, not with CIFAR-10's own.
 CIFAR10_MEAN = (0.485, 0.456, 0.406)
 CIFAR10_STD = (0.229, 0.224, 0.225)
+
+IMAGENET_MEAN, IMAGENET_STD = CIFAR10_MEAN, CIFAR10_STD
+PHOTOS_FOLDER = "nips17-1000"
+PHOTOS_SIZE = 224  # of the square in the middle of each photo
 
 DIGITS_MEAN, DIGITS_STD = 0.3053, 0.3760  # of the 1,797 images, scaled to 0..1
 DIGITS_CALIBRATION_SIZE = 297
@@ -242,6 +247,82 @@ def trained_weights_path(name: str) -> Path:
         places,
         "github.com/akamaster/pytorch_resnet_cifar10 (pretrained_models/ → safetensors)",
     )
+
+
+def load_nips_photos(part: str = "all", *, limit: int | None = None) -> TensorDataset:
+    """The 1,000 photos of the NIPS-2017 adversarial competition with their ImageNet labels, for torchvision's networks.
+
+    Images are float32 of shape (3, 224, 224), the middle of each photo; labels int64 from 0 to 999, of which 430
+    occur. These photos are easier than ImageNet's validation images: an accuracy on them is no ImageNet accuracy.
+    Looks for the folder ``nips17-1000`` (``labels.csv`` with the columns file and class_index, and the files it names)
+    in the data root and in its ``imagenet`` folder.
+
+    Args:
+        part: "all", "even" or "odd" rows of ``labels.csv``, counted from 0: two disjoint halves.
+        limit: keep so many of them only, the first ones (a half takes 301 MB); None keeps all.
+
+    Raises:
+        DataMissingError: if the photos are in neither place.
+        InputError: if part or limit make no sense.
+
+    Example:
+        >>> images, labels = load_nips_photos("even", limit=10).tensors  # doctest: +SKIP
+    """
+    if part not in (choices := {"all": (0, 1), "even": (0, 2), "odd": (1, 2)}):
+        raise InputError(f"load_nips_photos: part must be 'all', 'even' or 'odd', got {part!r}.")
+    folder = _find_photos()
+    with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    first, step = choices[part]
+    rows = rows[first::step]
+    if limit is not None and not 1 <= limit <= len(rows):
+        raise InputError(f"load_nips_photos: limit must be from 1 to {len(rows)} or None, got {limit}.")
+    chosen = rows[:limit]
+    images = torch.empty(len(chosen), 3, PHOTOS_SIZE, PHOTOS_SIZE)
+    for place, row in enumerate(tqdm(chosen, desc="photos", unit="photo", leave=False, disable=None)):
+        images[place] = _read_photo(folder / row["file"])
+    return TensorDataset(images, torch.tensor([int(row["class_index"]) for row in chosen]))
+
+
+def _find_photos() -> Path:
+    root = data_root()
+    places = (root, root / "imagenet")
+    for place in places:
+        if (place / PHOTOS_FOLDER / "labels.csv").is_file():
+            return place / PHOTOS_FOLDER
+    source = "github.com/ZhengyuZhao/Targeted-Tansfer (dataset/: photos of 256×256, labels.csv with class_index from 0)"
+    raise DataMissingError(f"NIPS-2017 photos ({PHOTOS_FOLDER}/labels.csv)", places, source)
+
+
+def _read_photo(path: Path) -> Tensor:
+    """The middle of a photo, normalised as torchvision's networks expect."""
+    from PIL import Image  # comes with torchvision
+    from torchvision.transforms import functional as transforms  # takes a second, needed for photos only
+
+    with Image.open(path) as photo:
+        pixels = transforms.to_tensor(np.array(photo.convert("RGB")))
+    image = transforms.center_crop(pixels, [PHOTOS_SIZE, PHOTOS_SIZE])
+    return transforms.normalize(image, list(IMAGENET_MEAN), list(IMAGENET_STD))
+
+
+def torchvision_weights_path(name: str) -> Path:
+    """The file of torchvision's first ImageNet weights for one of its networks, under the data root.
+
+    Looks where ``TORCH_HOME`` would have it, in ``hub/checkpoints`` of the data root and of its ``imagenet`` folder.
+    The file is a pickle: read it with ``torch.load(path, weights_only=True)``, which executes no code.
+
+    Raises:
+        DataMissingError: if it is in neither place.
+    """
+    from torchvision.models import get_model_weights
+
+    url = get_model_weights(name)["IMAGENET1K_V1"].url
+    root = data_root()
+    places = (root / "imagenet" / "hub" / "checkpoints", root / "hub" / "checkpoints")
+    for place in places:
+        if (path := place / Path(url).name).is_file():
+            return path
+    raise DataMissingError(f"{name} ({Path(url).name})", places, url)
 
 
 def make_loader(

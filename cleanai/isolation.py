@@ -335,3 +335,16 @@ def copy_model(model: nn.Module) -> nn.Module:
         raise InputError(
             f"the model cannot be copied ({type(error).__name__}: {error}); prune it with inplace=True instead"
         ) from error
+
+
+def share_tensors(model: nn.Module) -> nn.Module:
+    """A copy of a model's modules that shares its parameters and buffers.
+
+    Raises:
+        InputError: it holds something that cannot be copied.
+    """
+    known: dict[int, Any] = {id(state.tensor): state.tensor for state in list_state(model)}
+    try:
+        return copy.deepcopy(model, known)
+    except Exception as error:
+        raise InputError(f"the model cannot be copied ({type(error).__name__}: {error})") from error

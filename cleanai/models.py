@@ -1,4 +1,4 @@
-"""Reference networks: CIFAR ResNets with option-A shortcuts, torchvision's ResNet-18 in CIFAR form, one for digits.
+"""Reference networks: CIFAR ResNets with option-A shortcuts, torchvision's ResNet-18 and a small ViT for CIFAR, digits.
 
 Weights load from safetensors files, which hold tensors and nothing that could run.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -184,6 +185,101 @@ def digits_resnet(width: int = 16) -> DigitsResNet:
         torch.Size([2, 10])
     """
     return DigitsResNet(width)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with projections of their own, softmax(q kᵀ / √d) v in each head.
+
+    The factor 1/√d is that of the untouched network: channels that are removed from the heads do not change it.
+
+    Shapes: (N, tokens, dim) to (N, tokens, dim).
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (dim // num_heads) ** -0.5
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (self._split_heads(layer(x)) for layer in (self.query, self.key, self.value))
+        weights = torch.softmax(query @ key.transpose(-2, -1) * self.scale, dim=-1)
+        return self.output((weights @ value).transpose(1, 2).flatten(2))
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(N, tokens, channels) to (N, heads, tokens, channels of a head)."""
+        return x.reshape(x.shape[0], x.shape[1], self.num_heads, -1).transpose(1, 2)
+
+    def extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}"
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm transformer block: attention and a two-layer perceptron, each behind a LayerNorm with a way around it.
+
+    Shapes: (N, tokens, dim) to (N, tokens, dim).
+    """
+
+    def __init__(self, dim: int, num_heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = SelfAttention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, hidden)
+        self.linear2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.linear2(functional.gelu(self.linear1(self.norm2(x))))
+
+
+class CifarViT(nn.Module):
+    """A vision transformer for CIFAR (Dosovitskiy et al., 2021), (N, 3, 32, 32) in: 64 tokens of 4×4 pixels.
+
+    The tokens come from two 3×3 convolutions of stride 2, with which a short training suffices (Xiao et al., "Early
+    convolutions help transformers see better", 2021); the classifier looks at the mean of all tokens.
+    """
+
+    def __init__(self, dim: int, depth: int, num_heads: int, mlp_ratio: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, dim // 2, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(dim // 2)
+        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
+        self.position = nn.Parameter(torch.empty(1, 64, dim).normal_(std=0.02))
+        self.blocks = nn.Sequential(*(EncoderBlock(dim, num_heads, mlp_ratio * dim) for _ in range(depth)))
+        self.norm = nn.LayerNorm(dim)
+        self.linear = nn.Linear(dim, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.conv2(functional.relu(self.bn1(self.conv1(x))))
+        tokens = patches.flatten(2).transpose(1, 2) + self.position
+        return self.linear(self.norm(self.blocks(tokens)).mean(dim=1))
+
+
+def cifar_vit(dim: int = 96, depth: int = 6, num_heads: int = 4, mlp_ratio: int = 2, num_classes: int = 10) -> CifarViT:
+    """An untrained small vision transformer for 32×32 images: 498,970 parameters as it is by default.
+
+    ``python -m benchmarks.train_vit`` trains it on CIFAR-10.
+
+    Args:
+        dim: channels of a token; even, and a multiple of ``num_heads``.
+        depth: number of blocks.
+        num_heads: heads of every attention.
+        mlp_ratio: hidden channels of the perceptrons, in multiples of ``dim``.
+
+    Raises:
+        InputError: if ``dim`` cannot be divided by 2 and by ``num_heads``.
+
+    Example:
+        >>> cifar_vit()(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+    if dim < 2 or num_heads < 1 or dim % 2 or dim % num_heads:
+        raise InputError(f"cifar_vit: dim must be a multiple of 2 and of num_heads, got {dim} and {num_heads}.")
+    return CifarViT(dim, depth, num_heads, mlp_ratio, num_classes)
 
 
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The figures of a report: before and after, kept units, score distributions, training curve.
+"""The figures of a report: before and after, kept units, score distributions, training curve, accuracy by cost.
 
 Every function returns a matplotlib `Figure`, which a notebook shows by itself, and draws on `ax` instead when one is
 given. Figures are made without pyplot, so none stays open, none needs a display, and no global style changes. Colours
@@ -9,6 +9,7 @@ state the finding.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 import math
@@ -41,6 +42,7 @@ _PALETTE = sns.color_palette("colorblind")
 KEPT, REMOVED, ORIGINAL = _PALETTE[0], _PALETTE[1], (0.62, 0.62, 0.62)
 STAGE_COLOURS = (ORIGINAL, KEPT, _PALETTE[2], _PALETTE[4], _PALETTE[8])
 CURVE_COLOURS = STAGE_COLOURS[1:]
+FAMILY_COLOURS = (KEPT, _PALETTE[1], _PALETTE[2], _PALETTE[4], ORIGINAL)
 NAMED_GROUPS = 40  # above this the kept-units figure numbers the groups instead of naming them
 SCORE_PANELS = 12
 SCREEN_DPI = 96
@@ -484,6 +486,126 @@ def _curve_title(key: str, word: str, language: str) -> str:
 def _curve_label(key: str, word: str, language: str) -> str:
     """A key's name without the word that the axis already says: "val_loss" is "val"."""
     return label_text(term(language, key[: -len(word)].strip("_ -./") or word), 24)
+
+
+# ---------------------------------------------------------------- accuracy by cost
+
+
+@dataclasses.dataclass(frozen=True)
+class CostCurve:
+    """How a network does at several costs: one line of `plot_accuracy_cost`.
+
+    Attributes:
+        panel: the network, one panel each.
+        label: what made the smaller networks, such as the criterion.
+        family: labels of one family share a colour; the first family stands out.
+        before: accuracy of the untouched network, in percent.
+        points: (share of the MACs asked for, share kept, accuracy in percent), one for each smaller network.
+    """
+
+    panel: str
+    label: str
+    family: str
+    before: float
+    points: tuple[tuple[float, float, float], ...]
+
+
+def plot_accuracy_cost(curves: Sequence[CostCurve], language: str = "en") -> Figure:
+    """Accuracy against the share of the MACs kept: one panel per network, one line per label, colours by family.
+
+    The title says which label is best closest to half of the MACs. Raises `InputError` when there is no point.
+
+        >>> curve = CostCurve("net", "l2", "weights", 90.0, ((0.5, 0.51, 80.0), (0.8, 0.8, 88.0)))
+        >>> [axes.get_title(loc="left") for axes in plot_accuracy_cost([curve]).axes]
+        ['net']
+    """
+    curves = [curve for curve in curves if curve.points]
+    if not curves:
+        raise InputError("plot_accuracy_cost: there is no point to draw.")
+    panels = list(dict.fromkeys(curve.panel for curve in curves))
+    looks = _curve_looks(curves)
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    with _style():
+        figure = ReportFigure(figsize=(_WIDTH, 1.5 + 2.9 * rows), layout=_layout())
+        figure.set_layout_engine(_layout())
+        places = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axes in places[len(panels) :]:
+            axes.remove()
+        for position, (axes, panel) in enumerate(zip(places, panels, strict=False)):
+            own = [curve for curve in curves if curve.panel == panel]
+            _draw_cost_curves(axes, own, looks, language)
+            axes.set_title(label_text(panel), loc="left", fontsize=10, fontweight="bold")
+            if position % columns == 0:
+                axes.set_ylabel(say(language, "accuracy (%)"))
+            if position >= len(panels) - columns:
+                axes.set_xlabel(say(language, "MACs kept (%)"))
+        figure.suptitle(
+            textwrap.fill(with_minus(_cost_title(curves, language)), 86),
+            x=0.012,
+            ha="left",
+            fontsize=11,
+            fontweight="bold",
+        )
+        handles = [Line2D([], [], label=label_text(label), **look) for label, look in looks.items()]
+        handles.append(Line2D([], [], color="0.4", linestyle=":", label=say(language, "before pruning")))
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8.5)
+    return figure
+
+
+def _curve_looks(curves: Sequence[CostCurve]) -> dict[str, dict[str, Any]]:
+    """Colour by family, marker by place in the family; the first family is drawn thick and above the others."""
+    families: dict[str, list[str]] = {}
+    for curve in curves:
+        labels = families.setdefault(curve.family, [])
+        if curve.label not in labels:
+            labels.append(curve.label)
+    looks: dict[str, dict[str, Any]] = {}
+    for number, labels in enumerate(families.values()):
+        colour = FAMILY_COLOURS[number % len(FAMILY_COLOURS)]
+        for place, label in enumerate(labels):
+            look = {"color": colour, "marker": "osD^vP*X"[place % 8], "markersize": 4, "linewidth": 1.1}
+            looks[label] = {**look, "markersize": 6, "linewidth": 2.6} if number == 0 else look
+    return looks
+
+
+def _draw_cost_curves(axes: Axes, curves: Sequence[CostCurve], looks: dict[str, dict[str, Any]], language: str) -> None:
+    axes.axhline(max(curve.before for curve in curves), color="0.4", linestyle=":", linewidth=1)
+    for curve in reversed(curves):  # what stands out comes last, on top
+        points = sorted((100 * kept, accuracy) for _, kept, accuracy in curve.points)
+        axes.plot([x for x, _ in points], [y for _, y in points], **looks[curve.label])
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_formatter(_TickFormatter(language))
+    axes.yaxis.set_major_formatter(_TickFormatter(language))
+    _finish(axes, grid="y")
+
+
+def _cost_title(curves: Sequence[CostCurve], language: str) -> str:
+    """Which label wins most panels where about half of the MACs are kept; its lead in the first panel that it wins."""
+    asked = min({share for curve in curves for share, _, _ in curve.points}, key=lambda share: abs(share - 0.5))
+    rankings: dict[str, list[tuple[float, str]]] = {}
+    for curve in curves:
+        for share, _, accuracy in curve.points:
+            if share == asked:
+                rankings.setdefault(curve.panel, []).append((accuracy, curve.label))
+    ranked = {panel: sorted(found, key=lambda each: -each[0]) for panel, found in rankings.items()}
+    winners = [found[0][1] for found in ranked.values()]
+    label = max(dict.fromkeys(winners), key=winners.count)
+    panel, found = next((panel, found) for panel, found in ranked.items() if found[0][1] == label)
+    values: dict[str, str] = {
+        "share": percent(asked, language, digits=0),
+        "label": label,
+        "panel": panel,
+        "best": percent(found[0][0] / 100, language),
+    }
+    counts = {"won": winners.count(label), "total": len(winners)}
+    if len(found) == 1:
+        return say(language, "At {share} of the MACs, {panel} does {best} ({label}).", **values)
+    values |= {"other": found[1][1], "second": percent(found[1][0] / 100, language)}
+    phrase = (
+        "At {share} of the MACs, {label} is best on {won} of {total} networks ({panel}: {best}; {other}: {second})."
+    )
+    return say(language, phrase, **values, **counts)
 
 
 # ---------------------------------------------------------------- shared

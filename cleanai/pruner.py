@@ -31,6 +31,7 @@ from cleanai.plan import BlockCut, GroupCut, Plan
 from cleanai.prediction import alive_classes
 from cleanai.prices import Prices
 from cleanai.records import make_budget_record, make_group_record, make_proof_record
+from cleanai.recover import Recovery, check_method, recover_model
 from cleanai.report import BlockRecord, FrozenRecord, Report
 from cleanai.schedules import Schedule, list_shares
 from cleanai.select import (
@@ -48,6 +49,7 @@ from cleanai.select import (
     resolve_ratios,
 )
 from cleanai.slicing import slice_model
+from cleanai.stages import list_stages
 from cleanai.steps import PruningStep, all_or_nothing, call_back, check_tensors, join_proofs
 from cleanai.trace import ForwardFunction, trace_model
 from cleanai.verify import Verification, compare_with_reference, compute_reference, try_plan
@@ -63,7 +65,7 @@ class _Walk:
     analysis: Analysis
     statistics: ActivationStatistics | None
     gradients: GradientStatistics | None
-    reference: nn.Module | None = None  # the original, for latencies
+    reference: nn.Module | None = None  # the original, to compare latencies with and to repair towards
     full_cost: float = 0.0  # the target of the original
     depth: Plan = field(default_factory=Plan)
     width: Plan = field(default_factory=Plan)
@@ -98,6 +100,8 @@ class StructuredPruner:
         min_channels: no group keeps fewer channels.
         round_to: kept channels are a multiple of this.
         inplace: prune the model itself rather than a copy.
+        recover: repair what a cut broke without training, on the data given to `collect_activations`: "none",
+            "batchnorm", "bias" or "least_squares" (see `cleanai.recover_model`); done after the proof.
         verify: prove the result (see `cleanai.verify`); a failed proof leaves the model as it was and raises.
         forward_fn: ``forward_fn(model, inputs)`` in place of ``model(inputs)``.
         output_transform: picks the differentiable part of the model's output.
@@ -135,6 +139,7 @@ class StructuredPruner:
         min_channels: int = 1,
         round_to: int | None = None,
         inplace: bool = False,
+        recover: str = "none",
         verify: bool = True,
         forward_fn: ForwardFunction | None = None,
         output_transform: Callable[[Any], Any] | None = None,
@@ -165,6 +170,8 @@ class StructuredPruner:
         self.layer_pruning_ratios = dict(layer_pruning_ratios or {})
         self.limits = Limits(min_channels, 1 if round_to is None else round_to, max_pruning_ratio)
         self.inplace = inplace
+        self.recover = check_method(recover)
+        self.recovery: Recovery | None = None
         self.verify = verify
         self._options: dict[str, Any] = {"forward_fn": forward_fn, "output_transform": output_transform}
         self.importance_name = importance if isinstance(importance, str) else repr(self.importance)
@@ -258,7 +265,14 @@ class StructuredPruner:
             progress=progress,
             blocks=blocks,
             thresholds=thresholds_of(self.importance),
+            stages=self._list_stages(model) if getattr(self.importance, "needs_moments", False) else None,
         )
+
+    def _list_stages(self, model: nn.Module) -> dict[str, int]:
+        coupling = self.analysis.coupling
+        axes = {site.module: site.axis for site in coupling.context.sites if site.side == "result"}
+        here = {path for path, _ in model.named_modules()}  # a dropped block has no parts
+        return {path: axes.get(path, 0) for path in list_stages(model, coupling.traces[0].trace) if path in here}
 
     def collect_gradients(
         self,
@@ -295,17 +309,19 @@ class StructuredPruner:
         )
         return self.gradients
 
-    def _check_recollection(self) -> None:
+    def _check_loader(self) -> None:
         """Before anything is cut: whether later steps can go through the calibration data again."""
-        if self.iterative_steps == 1 or not getattr(self.importance, "recollect", False):
+        recollects = self.iterative_steps > 1 and getattr(self.importance, "recollect", False)
+        if not recollects and self.recover == "none":
             return
-        name = self.importance_name
+        who = f"{self.importance_name} collects activations before every step"
+        who = who if recollects else f"recover={self.recover!r} works on calibration data"
         if self._loader is None:
-            raise InputError(f"{name} collects activations before every step: call collect_activations(loader) first")
+            raise InputError(f"{who}: call collect_activations(loader) first")
         if iter(self._loader[0]) is self._loader[0]:
             raise InputError(
-                f"{name} collects activations before every step, but the loader given to collect_activations can be "
-                "gone through only once; give a DataLoader or a list of batches"
+                f"{who}, but the loader given to collect_activations can be gone through only once; give a DataLoader "
+                "or a list of batches"
             )
 
     def _statistics_for(self, walk: _Walk) -> ActivationStatistics | None:
@@ -372,10 +388,12 @@ class StructuredPruner:
         """Before the first step: nothing is known of an earlier run, and what could stop a later step is checked."""
         self.warnings = list(self.analysis.warnings)
         self._latency = None
-        self._check_recollection()
+        self._check_loader()
         walk = _Walk(self.model, self.analysis, self.statistics, self.gradients)
+        if self.target == "latency" or self.recover != "none":
+            walk.reference = copy_model(self.model) if self.inplace else self.model
         if self.target == "latency":
-            walk.reference, walk.full_cost = copy_model(self.model), 1.0
+            walk.full_cost = 1.0
         elif self.target != "channels":
             walk.full_cost = self._prices(walk).cost({})
         return walk
@@ -587,7 +605,7 @@ class StructuredPruner:
 
     def _prices(self, walk: _Walk) -> Prices:
         reference = walk.reference
-        if reference is None:
+        if reference is None or self.target != "latency":
             return Prices(walk.model, walk.analysis, self.target)
         return Prices(
             walk.model, walk.analysis, self.target, lambda model: self._compare_latency(model, reference).ratio
@@ -648,6 +666,7 @@ class StructuredPruner:
             "max_pruning_ratio": self.limits.max_pruning_ratio,
             "min_channels": self.limits.min_channels,
             "round_to": self.limits.round_to,
+            **({"recover": self.recover} if self.recover != "none" else {}),
             "calibration_samples": self.statistics.samples if self.statistics is not None else 0,
         }
 
@@ -677,7 +696,9 @@ class StructuredPruner:
             raise InputError(f"callback is {callback!r}; give a function of a PruningStep")
         walk = self._begin()
         before = self._measure(self.model) if self.inplace else None
-        trains = callback is not None  # what changes values of tensors that stay; slicing only replaces tensors
+        trains = (
+            callback is not None or self.recover != "none"
+        )  # what changes values of tensors that stay; slicing only replaces tensors
         guarded = self.inplace and (trains or self.iterative_steps > 1)
         with all_or_nothing(self.model, trains) if guarded else contextlib.nullcontext():
             proofs = self._take_steps(walk, callback)
@@ -687,7 +708,7 @@ class StructuredPruner:
             tuple({group.name: group for group in (*self._planned.groups, *self.groups)}.values()),
             self._planned.frozen,
         )
-        if walk.reference is not None:
+        if walk.reference is not None and self.target == "latency":
             self._latency = self._compare_latency(walk.model, walk.reference, pairs=9)
         if self.inplace:
             self.analysis = self._analyze(self.model)
@@ -701,9 +722,11 @@ class StructuredPruner:
             plan = self._plan_step(walk, number)
             if number == 1:
                 self._block_costs = self._count_blocks(plan)
+            later = number > 1 and callback is not None and self.recover != "none"
+            trained = copy_model(walk.model) if later else None
             proof = self._cut(walk, plan, number)
             proofs += [] if proof is None else [proof]
-            # A repair of `walk.model` belongs here: after the proof that the cut is right, before the callback.
+            self._repair(walk, trained, plan)
             if callback is not None:
                 asked = self.pruning_ratio * self._shares[number - 1]
                 step = PruningStep(
@@ -711,6 +734,25 @@ class StructuredPruner:
                 )
                 call_back(callback, step)
         return proofs
+
+    def _repair(self, walk: _Walk, trained: nn.Module | None, plan: Plan) -> None:
+        """Repairs the model after a step's proof: towards the original, or what a callback has made of it since."""
+        if self.recover == "none":
+            return
+        assert self._loader is not None and walk.reference is not None
+        loader, num_batches, progress = self._loader
+        self.recovery = recover_model(
+            walk.reference if trained is None else trained,
+            walk.model,
+            self._total(walk) if trained is None else plan,
+            (self.analysis if trained is None else walk.analysis).coupling,
+            loader,
+            self.example_inputs,
+            method=self.recover,
+            num_batches=num_batches,
+            forward_fn=self._options["forward_fn"],
+            progress=progress,
+        )
 
     def _cut(self, walk: _Walk, plan: Plan, number: int) -> Verification | None:
         """Slices one step's plan and proves it against the model before that step."""

@@ -179,6 +179,12 @@ _TURKISH = {
     "epoch": "dönem",
     "loss": "kayıp",
     "accuracy (%)": "doğruluk (%)",
+    "MACs kept (%)": "kalan MAC (%)",
+    "before pruning": "budamadan önce",
+    "At {share} of the MACs, {label} is best on {won} of {total} networks ({panel}: {best}; {other}: {second}).": (
+        "MAC {share} iken {total} ağın {won} tanesinde en iyisi {label} ({panel}: {best}; {other}: {second})."
+    ),
+    "At {share} of the MACs, {panel} does {best} ({label}).": "MAC {share} iken {panel} doğruluğu {best} ({label}).",
     "{shown} largest of {total} scored and pruned groups.": (
         "Puanlanan ve budanan {total} grubun en büyük {shown} tanesi."
     ),

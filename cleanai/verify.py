@@ -111,8 +111,9 @@ def _run(
                 own = cuts.get(state.name, [])
                 if how.perturbed:
                     tensor = _perturb(state, tensor, own if already_cut else [])
-                for cut in own if masked else ():
-                    tensor.index_fill_(cut.dim, torch.tensor(cut.dropped, device=tensor.device), float("nan"))
+                for cut in own if masked else ():  # int64 also where a cut drops nothing
+                    rows = torch.tensor(cut.dropped, dtype=torch.int64, device=tensor.device)
+                    tensor.index_fill_(cut.dim, rows, float("nan"))
             # Differentiable parameters keep torch from switching to fused kernels that hide their arithmetic.
             tensor = nn.Parameter(tensor, not is_whole(tensor)) if state.is_parameter else tensor
             names[id(tensor)] = state.name

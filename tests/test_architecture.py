@@ -23,6 +23,9 @@ ORDER = (
         "fields",
         "rules",
         "coupling",
+        "matrices",
+        "stages",
+        "moments",
         "calibration",
         "gradients",
         "importance",
@@ -35,6 +38,7 @@ ORDER = (
         "fitting",
     ),
     *("cost", "masking", "verify", "analysis", "evaluate", "latency", "prices", "steps"),
+    *("lockstep", "gauss_newton", "recover"),
     # what is shown
     *("rendering", "plots", "report", "records"),
     # the front door, and what is built on it
@@ -46,7 +50,7 @@ INSIDE = {
         *("context", "arithmetic", "contraction", "normalisation", "movement", "indexing", "probing"),
         *("layer", "recurrent", "__init__"),
     ),
-    "importance": ("group", "names", "weights", "activations", "gradients", "mixes", "__init__"),
+    "importance": ("group", "names", "weights", "activations", "gradients", "reconstruction", "mixes", "__init__"),
 }
 PRUNING_LIBRARIES = {"torch_pruning", "fasterai", "only_train_once", "nni", "neural_compressor", "sparseml"}
 

@@ -34,6 +34,7 @@ from cleanai.importance.group import (
 )
 from cleanai.importance.mixes import MixedImportance, WeightActivationImportance
 from cleanai.importance.names import CRITERIA, add_criteria, find_importance
+from cleanai.importance.reconstruction import ReconstructionImportance
 from cleanai.importance.weights import (
     BNScaleImportance,
     FPGMImportance,
@@ -52,6 +53,7 @@ add_criteria(
         "lamp": LAMPImportance,
         "taylor": TaylorImportance,
         "hessian": HessianImportance,
+        "reconstruction": ReconstructionImportance,
         "activation": ActivationImportance,
         "wanda": WandaImportance,
         "weight_activation": WeightActivationImportance,

@@ -14,6 +14,7 @@ from cleanai.calibration import ActivationStatistics, ChannelStatistics
 from cleanai.coupling import Group, Member
 from cleanai.errors import InputError
 from cleanai.gradients import GradientStatistics
+from cleanai.matrices import LayerMoments
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,25 @@ class ScoredGroup:
             if parts:
                 return parts
         return []
+
+    def moments(self) -> list[tuple[str, LayerMoments]]:
+        """The layers that read the group's channels and the blocks that return them, with the second moments of those.
+
+        Raises:
+            InputError: no moments were collected.
+        """
+        if self.statistics is None or not self.statistics.moments:
+            raise InputError(
+                f"scoring the group {self.name} needs second moments: call collect_activations(loader) of a pruner "
+                "with this importance before prune()"
+            )
+        readers = dict.fromkeys(channels.module for channels in self.group.channels if channels.side != "output")
+        return [(layer, self.statistics.moments[layer]) for layer in readers if layer in self.statistics.moments]
+
+    def units_read(self, layer: str) -> Tensor | None:
+        """The unit of each of a layer's input (or a block's result) channels, -1 where it is none of the group's."""
+        found = [c.units for c in self.group.channels if c.module == layer and c.side in ("input", "result")]
+        return torch.from_numpy(found[0]) if found else None
 
     # ---------------------------------------------------------------------------------------------------- gradients
 

@@ -125,6 +125,11 @@ class MixedImportance(Criterion):
         return self._any("needs_activations")
 
     @property
+    def needs_moments(self) -> bool:
+        """Whether a term needs second moments."""
+        return self._any("needs_moments")
+
+    @property
     def needs_gradients(self) -> bool:
         """Whether a term needs gradients."""
         return self._any("needs_gradients")

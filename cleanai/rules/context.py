@@ -34,11 +34,16 @@ def handles(kinds: str) -> Callable[[Rule], Rule]:
 
 @dataclass
 class Site:
-    """A layer's channels as calibration sees them: the labels of its input or output along its channel dimension."""
+    """Channels as calibration sees them: the labels along the channel dimension of what a module is given or returns.
+
+    ``side`` is "input" or "output" of a layer, or "result" of a block of layers, whose channels are along ``axis``,
+    counted from the end.
+    """
 
     module: str
     side: str
     labels: IntArray
+    axis: int = 0
 
 
 @dataclass(frozen=True)
