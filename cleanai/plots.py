@@ -15,7 +15,7 @@ import io
 import math
 import textwrap
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -491,6 +491,15 @@ def _curve_label(key: str, word: str, language: str) -> str:
 # ---------------------------------------------------------------- accuracy by cost
 
 
+class CostPoint(NamedTuple):
+    """A smaller network: share of the MACs asked for, share kept, accuracy in percent, how it was repaired."""
+
+    asked: float
+    kept: float
+    accuracy: float
+    repair: str = ""
+
+
 @dataclasses.dataclass(frozen=True)
 class CostCurve:
     """How a network does at several costs: one line of `plot_accuracy_cost`.
@@ -500,14 +509,14 @@ class CostCurve:
         label: what made the smaller networks, such as the criterion.
         family: labels of one family share a colour; the first family stands out.
         before: accuracy of the untouched network, in percent.
-        points: (share of the MACs asked for, share kept, accuracy in percent), one for each smaller network.
+        points: one for each smaller network.
     """
 
     panel: str
     label: str
     family: str
     before: float
-    points: tuple[tuple[float, float, float], ...]
+    points: tuple[CostPoint, ...]
 
 
 def plot_accuracy_cost(curves: Sequence[CostCurve], language: str = "en") -> Figure:
@@ -515,7 +524,7 @@ def plot_accuracy_cost(curves: Sequence[CostCurve], language: str = "en") -> Fig
 
     The title says which label is best closest to half of the MACs. Raises `InputError` when there is no point.
 
-        >>> curve = CostCurve("net", "l2", "weights", 90.0, ((0.5, 0.51, 80.0), (0.8, 0.8, 88.0)))
+        >>> curve = CostCurve("net", "l2", "weights", 90.0, (CostPoint(0.5, 0.51, 80.0), CostPoint(0.8, 0.8, 88.0)))
         >>> [axes.get_title(loc="left") for axes in plot_accuracy_cost([curve]).axes]
         ['net']
     """
@@ -572,7 +581,7 @@ def _curve_looks(curves: Sequence[CostCurve]) -> dict[str, dict[str, Any]]:
 def _draw_cost_curves(axes: Axes, curves: Sequence[CostCurve], looks: dict[str, dict[str, Any]], language: str) -> None:
     axes.axhline(max(curve.before for curve in curves), color="0.4", linestyle=":", linewidth=1)
     for curve in reversed(curves):  # what stands out comes last, on top
-        points = sorted((100 * kept, accuracy) for _, kept, accuracy in curve.points)
+        points = sorted((100 * point.kept, point.accuracy) for point in curve.points)
         axes.plot([x for x, _ in points], [y for _, y in points], **looks[curve.label])
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(_TickFormatter(language))
@@ -582,30 +591,23 @@ def _draw_cost_curves(axes: Axes, curves: Sequence[CostCurve], looks: dict[str, 
 
 def _cost_title(curves: Sequence[CostCurve], language: str) -> str:
     """Which label wins most panels where about half of the MACs are kept; its lead in the first panel that it wins."""
-    asked = min({share for curve in curves for share, _, _ in curve.points}, key=lambda share: abs(share - 0.5))
-    rankings: dict[str, list[tuple[float, str]]] = {}
-    for curve in curves:
-        for share, _, accuracy in curve.points:
-            if share == asked:
-                rankings.setdefault(curve.panel, []).append((accuracy, curve.label))
-    ranked = {panel: sorted(found, key=lambda each: -each[0]) for panel, found in rankings.items()}
-    winners = [found[0][1] for found in ranked.values()]
+    shares = {point.asked for curve in curves for point in curve.points}
+    asked = min(shares, key=lambda share: abs(share - 0.5))
+    found = [(curve, point) for curve in curves for point in curve.points if point.asked == asked]
+    ranked: dict[str, list[tuple[CostCurve, CostPoint]]] = {}
+    for curve, point in sorted(found, key=lambda each: -each[1].accuracy):
+        ranked.setdefault(curve.panel, []).append((curve, point))
+    panels = [panel for panel in dict.fromkeys(curve.panel for curve in curves) if panel in ranked]
+    winners = [ranked[panel][0][0].label for panel in panels]
     label = max(dict.fromkeys(winners), key=winners.count)
-    panel, found = next((panel, found) for panel, found in ranked.items() if found[0][1] == label)
-    values: dict[str, str] = {
-        "share": percent(asked, language, digits=0),
-        "label": label,
-        "panel": panel,
-        "best": percent(found[0][0] / 100, language),
-    }
-    counts = {"won": winners.count(label), "total": len(winners)}
-    if len(found) == 1:
-        return say(language, "At {share} of the MACs, {panel} does {best} ({label}).", **values)
-    values |= {"other": found[1][1], "second": percent(found[1][0] / 100, language)}
-    phrase = (
-        "At {share} of the MACs, {label} is best on {won} of {total} networks ({panel}: {best}; {other}: {second})."
-    )
-    return say(language, phrase, **values, **counts)
+    panel = panels[winners.index(label)]
+    results = [
+        f"{curve.label}{f' + {point.repair}' if point.repair else ''} {percent(point.accuracy / 100, language)}"
+        for curve, point in ranked[panel][:2]
+    ]
+    phrase = "At {share} of the MACs, {label} is best on {won} of {total} networks ({panel}: {results})."
+    values = {"won": winners.count(label), "total": len(winners), "results": ", ".join(results)}
+    return say(language, phrase, share=percent(asked, language, digits=0), label=label, panel=panel, **values)
 
 
 # ---------------------------------------------------------------- shared

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import TensorDataset
 from torchvision import transforms
@@ -24,8 +25,10 @@ from cleanai.data import (
     find_cifar10,
     load_cifar10,
     load_digits_data,
+    load_nips_photos,
     make_loader,
     normalise_cifar10,
+    torchvision_weights_path,
     trained_weights_path,
     unpack_archive,
 )
@@ -260,3 +263,41 @@ def test_cifar10_limit_and_seed(real_cifar10: Path) -> None:
     assert len(load_cifar10("test")) == 10_000
     with pytest.raises(InputError, match="only 10000 images"):
         load_cifar10("test", limit=10_001)
+
+
+@pytest.mark.parametrize("folder", ["nips17-1000", "imagenet/nips17-1000"])
+def test_photos_are_cut_normalised_and_split(empty_root: Path, folder: str) -> None:
+    images = empty_root / folder / "images"
+    images.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for _ in range(5)]
+    lines = ["file,class_index,author"]
+    for number, photo in enumerate(pixels):
+        Image.fromarray(photo).save(images / f"{number}.png")
+        lines.append(f'images/{number}.png,{10 * number},"a, b"')
+    (empty_root / folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    whole, labels = load_nips_photos().tensors
+    assert whole.shape == (5, 3, 224, 224) and labels.tolist() == [0, 10, 20, 30, 40]
+    middle = torch.from_numpy(pixels[3][16:240, 16:240]).permute(2, 0, 1) / 255
+    expected = (middle - torch.tensor(CIFAR10_MEAN)[:, None, None]) / torch.tensor(CIFAR10_STD)[:, None, None]
+    torch.testing.assert_close(whole[3], expected)
+    even, odd = load_nips_photos("even"), load_nips_photos("odd")
+    assert even.tensors[1].tolist() == [0, 20, 40] and odd.tensors[1].tolist() == [10, 30]
+    assert torch.equal(odd.tensors[0][1], whole[3])
+    assert load_nips_photos("even", limit=2).tensors[1].tolist() == [0, 20]
+    with pytest.raises(InputError, match="'all', 'even' or 'odd', got 'first'"):
+        load_nips_photos("first")
+    with pytest.raises(InputError, match="from 1 to 2 or None, got 3"):
+        load_nips_photos("odd", limit=3)
+
+
+def test_missing_photos_and_weights_are_named(empty_root: Path) -> None:
+    with pytest.raises(DataMissingError, match="NIPS-2017 photos"):
+        load_nips_photos()
+    with pytest.raises(DataMissingError, match=r"mobilenet_v2-b0353104\.pth") as caught:
+        torchvision_weights_path("mobilenet_v2")
+    assert str(empty_root / "imagenet" / "hub" / "checkpoints") in str(caught.value)
+    place = empty_root / "hub" / "checkpoints" / "mobilenet_v2-b0353104.pth"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    assert torchvision_weights_path("mobilenet_v2") == place

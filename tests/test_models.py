@@ -8,14 +8,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from cleanai import StructuredPruner
 from cleanai.data import DataMissingError, find_cifar10, load_cifar10, make_loader, trained_weights_path
 from cleanai.errors import InputError
 from cleanai.evaluate import count_macs, count_parameters, evaluate_model
 from cleanai.models import (
     PaddedShortcut,
+    SelfAttention,
     cifar_resnet,
+    cifar_vit,
     digits_resnet,
     load_weights,
     resnet18_cifar,
@@ -109,6 +113,46 @@ def test_weights_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
     ):
         load_weights(model, path)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_cifar_vit_has_the_size_it_says() -> None:
+    model = cifar_vit()
+    dim, depth, tokens = 96, 6, 64
+    stem = 48 * 27 + 2 * 48 + dim * 48 * 9 + dim
+    block = 4 * (dim * dim + dim) + 2 * (dim * 2 * dim) + 2 * dim + dim + 4 * dim
+    assert count_parameters(model) == 498_970 == stem + tokens * dim + depth * block + 2 * dim + 10 * dim + 10
+    assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_attention_is_torchs_own() -> None:
+    torch.manual_seed(0)
+    attention, x = SelfAttention(12, 3).double(), torch.randn(2, 5, 12, dtype=torch.float64)
+    query, key, value = (
+        layer(x).unflatten(2, (3, 4)).transpose(1, 2) for layer in (attention.query, attention.key, attention.value)
+    )
+    mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(attention(x), attention.output(mixed))
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.6])
+def test_cifar_vit_loses_whole_heads_and_is_proven(ratio: float) -> None:
+    torch.manual_seed(0)
+    model = cifar_vit(dim=32, depth=2)
+    pruner = StructuredPruner(model, torch.randn(1, 3, 32, 32), "l2", ratio, target="macs", global_pruning=True)
+    pruned = pruner.prune()
+    assert pruner.verification is not None and pruner.verification.passed
+    heads = [module.num_heads for module in pruned.modules() if isinstance(module, SelfAttention)]
+    widths = [module.query.out_features for module in pruned.modules() if isinstance(module, SelfAttention)]
+    assert widths == [8 * count for count in heads]
+    assert count_macs(pruned, torch.zeros(1, 3, 32, 32)) == pytest.approx(
+        (1 - ratio) * count_macs(model, torch.zeros(1, 3, 32, 32)), rel=0.1
+    )
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(30, 4), (9, 3), (0, 1), (8, 0)])
+def test_cifar_vit_refuses_widths_that_do_not_divide(dim: int, heads: int) -> None:
+    with pytest.raises(InputError, match=rf"multiple of 2 and of num_heads, got {dim} and {heads}"):
+        cifar_vit(dim=dim, num_heads=heads)
 
 
 def test_pickles_are_refused_and_not_executed(tmp_path: Path) -> None:
