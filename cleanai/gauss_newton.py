@@ -8,7 +8,10 @@ those of random output gradients on the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +26,21 @@ from cleanai.stages import Call, Vector, run_block
 
 
 class NoDerivativeError(Exception):
-    """Autograd cannot differentiate the block in forward mode."""
+    """Autograd cannot differentiate the block, in forward or in backward mode."""
+
+
+@contextlib.contextmanager
+def _differentiation() -> Generator[None]:
+    """Derivatives by the transforms of `torch.func`; no graph of the parameters that stay is built besides."""
+    # The fused attention kernels have no forward-mode derivative.
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        warnings.filterwarnings("ignore", r".*torch\.jit\.script", Warning)  # torch's own forward-mode rules use it
+        try:
+            yield
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise NoDerivativeError(str(error).partition("\n")[0]) from error
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,7 @@ def refine_block(
         The error on ``held_out`` before and after, and how many steps were taken.
 
     Raises:
-        NoDerivativeError: an operation has no forward-mode derivative; nothing has been changed.
+        NoDerivativeError: an operation has no derivative that is needed; nothing has been changed.
     """
     problem = _Problem(block, parameters, training)
     values = problem.values
@@ -74,7 +91,7 @@ def refine_block(
         for step in problem.descend(values, iterations, damping):
             trial = _combine(values, 1.0, step)
             reached = measure_error(block, held_out, trial)
-            if reached >= error:
+            if not reached < error:  # not a number, too
                 break
             found, error = trial, reached
         if found is values:
@@ -110,26 +127,28 @@ class _Problem:
 
     def descend(self, values: Vector, iterations: int, damping: float) -> Iterator[Vector]:
         """The damped Gauss-Newton step at some values, as conjugate gradients come closer to it."""
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward-mode derivative
+        with _differentiation():
             curvature = _Curvature(self._block, values, self._samples, self._size)
             residual = self._descent(values)
-            step = {name: torch.zeros_like(value) for name, value in values.items()}
+        step = {name: torch.zeros_like(value) for name, value in values.items()}
+        scaled = curvature.solve(residual)
+        direction, length = scaled, _dot(residual, scaled)
+        start = length
+        for _ in range(iterations):
+            if length <= 1e-8 * start or length <= 0:
+                break
+            with _differentiation():
+                image = self._apply(values, direction)
+            image = _combine(image, damping, curvature.apply(direction))
+            along = _dot(direction, image)
+            if not along > 0:
+                break
+            step = _combine(step, length / along, direction)
+            yield step
+            residual = _combine(residual, -length / along, image)
             scaled = curvature.solve(residual)
-            direction, length = scaled, _dot(residual, scaled)
-            start = length
-            for _ in range(iterations):
-                if length <= 1e-8 * start or length <= 0:
-                    break
-                image = _combine(self._apply(values, direction), damping, curvature.apply(direction))
-                along = _dot(direction, image)
-                if along <= 0:
-                    break
-                step = _combine(step, length / along, direction)
-                yield step
-                residual = _combine(residual, -length / along, image)
-                scaled = curvature.solve(residual)
-                previous, length = length, _dot(residual, scaled)
-                direction = _combine(scaled, length / previous, direction)
+            previous, length = length, _dot(residual, scaled)
+            direction = _combine(scaled, length / previous, direction)
 
     def _function(self, call: Call) -> Callable[[Vector], Tensor]:
         return lambda parameters: run_block(self._block, call, parameters)
@@ -146,10 +165,7 @@ class _Problem:
         total = {name: torch.zeros_like(value) for name, value in values.items()}
         for each in self._samples:
             function = self._function(each.call)
-            try:
-                change = jvp(function, (values,), (direction,))[1]
-            except (RuntimeError, NotImplementedError) as error:
-                raise NoDerivativeError(str(error).splitlines()[0]) from error
+            change = jvp(function, (values,), (direction,))[1]
             total = _combine(total, 1.0, vjp(function, values)[1](change / self._size)[0])
         return total
 
@@ -221,11 +237,14 @@ class _Curvature:
         self, block: nn.Module, layers: dict[str, LayerMatrix], values: Vector, sample: Sample, size: int
     ) -> None:
         reads: list[tuple[str, Tensor, Tensor]] = []
+
+        def note(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Tensor, path: str) -> Tensor:
+            where = layers[path].sample(output, max(1, _MOST_ROWS // max(1, len(output))), path)
+            reads.append((path, layers[path].read(_first(given, named).detach(), where), output))
+            return output.clone()  # the next operation may write to it
+
         hooks = [
-            matrix.layer.register_forward_hook(
-                lambda _, given, named, output, path=path: reads.append((path, _first(given, named).detach(), output)),
-                with_kwargs=True,
-            )
+            matrix.layer.register_forward_hook(functools.partial(note, path=path), with_kwargs=True)
             for path, matrix in layers.items()
         ]
         leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
@@ -240,16 +259,14 @@ class _Curvature:
         made = [out for _, _, out in reads]
         wanted = [*made, *leaves.values()]
         gradients = torch.autograd.grad(output, wanted, torch.randn_like(output), allow_unused=True)
-        for (path, given, out), gradient in zip(reads, gradients, strict=False):
+        for (path, rows, out), gradient in zip(reads, gradients, strict=False):
             if gradient is not None:
-                self._add(path, layers[path], given, out, gradient, size)
+                self._add(path, layers[path], rows, out, gradient, size)
         for name, gradient in zip(leaves, gradients[len(made) :], strict=True):
             if gradient is not None:
                 self._diagonal[name] += gradient.square() / size
 
-    def _add(self, path: str, matrix: LayerMatrix, given: Tensor, out: Tensor, gradient: Tensor, size: int) -> None:
-        where = matrix.sample(out, max(1, _MOST_ROWS // max(1, len(out))), path)
-        rows = matrix.read(given, where)
+    def _add(self, path: str, matrix: LayerMatrix, rows: Tensor, out: Tensor, gradient: Tensor, size: int) -> None:
         rows = torch.cat([rows, torch.ones_like(rows[..., :1])], 2)
         inputs = (rows.mT @ rows).double()
         slopes = matrix.pick(gradient, torch.arange(_positions(matrix, out), device=out.device))

@@ -330,7 +330,8 @@ def copy_model(model: nn.Module) -> nn.Module:
         InputError: it holds something that cannot be copied.
     """
     try:
-        return copy.deepcopy(model)
+        with torch.inference_mode(False):  # what is copied inside it could never be trained or repaired
+            return copy.deepcopy(model)
     except Exception as error:
         raise InputError(
             f"the model cannot be copied ({type(error).__name__}: {error}); prune it with inplace=True instead"

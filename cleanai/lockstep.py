@@ -8,8 +8,9 @@ alive between two blocks.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,20 @@ from torch import nn
 from cleanai.errors import InputError
 from cleanai.inputs import call_model
 from cleanai.isolation import share_tensors
+
+
+@contextlib.contextmanager
+def explain_errors(number: int) -> Generator[None]:
+    """Says of what a forward pass raises which batch of the loader it was."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"the model cannot run on batch {number} of the loader ({type(error).__name__}: {error}); batches must "
+            "hold what example_inputs holds, with or without labels"
+        ) from error
 
 
 class _GivenUp(BaseException):
@@ -31,7 +46,7 @@ class _Walker(threading.Thread):
         super().__init__(daemon=True)
         self._model, self._inputs, self._forward = model, inputs, forward
         self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
-        self._cancelled = False
+        self._cancelled = self._ended = False
         self.error: BaseException | None = None
         self.place: str | None = None
         self.call: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
@@ -40,6 +55,8 @@ class _Walker(threading.Thread):
 
     def _make_hook(self, path: str) -> Callable[..., None]:
         def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._cancelled:  # the model has caught what ended its forward, and goes on
+                raise _GivenUp
             self.place, self.call = path, (args, kwargs)
             self._stopped.release()
             self._go.acquire()
@@ -59,12 +76,14 @@ class _Walker(threading.Thread):
             pass
         except BaseException as error:
             self.error = error
+        self._ended = True
         self._stopped.release()
 
     def advance(self) -> None:
-        """Runs to the next stop, or to the end."""
-        self._go.release()
-        self._stopped.acquire()
+        """Runs to the next stop, or to the end; past that, nowhere."""
+        if not self._ended:
+            self._go.release()
+            self._stopped.acquire()
         if self.error is not None:
             raise self.error
 
@@ -99,8 +118,12 @@ class Lockstep:
         self._walkers = [_Walker(share_tensors(model), inputs, stops, forward) for inputs in batches]
 
     def __enter__(self) -> Lockstep:
-        for walker in self._walkers:
-            walker.start()
+        try:
+            for walker in self._walkers:
+                walker.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -109,9 +132,10 @@ class Lockstep:
 
     def reach(self, path: str) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Moves every pass to the call of a module and returns what each calls it with."""
-        for walker in self._walkers:
+        for number, walker in enumerate(self._walkers):
             while walker.place != path:
-                walker.advance()
+                with explain_errors(number):
+                    walker.advance()
                 if walker.place is None:
                     raise InputError(f"the module {path} is not called in every forward: it cannot be repaired")
         return [walker.call for walker in self._walkers]

@@ -90,7 +90,7 @@ class LayerMatrix:
     def pick(self, output: Tensor, where: Tensor) -> Tensor:
         """A layer's outputs at some positions: shape [groups, rows, outputs of that tensor per group]."""
         if not self.is_convolution:
-            return output.flatten(0, -2)[where][None]
+            return output.reshape(-1, output.shape[-1])[where][None]
         batch = output if output.dim() > len(self.layer.kernel_size) + 1 else output[None]
         values = batch.flatten(2)[:, :, where].transpose(1, 2).flatten(0, 1)
         return values.reshape(len(values), self.groups, -1).transpose(0, 1)
@@ -98,7 +98,7 @@ class LayerMatrix:
     def read(self, given: Tensor, where: Tensor) -> Tensor:
         """What the layer multiplies at some output positions: shape [groups, rows, inputs]."""
         if not self.is_convolution:
-            return given.flatten(0, -2)[where][None]
+            return given.reshape(-1, given.shape[-1])[where][None]
         layer, kernel = self.layer, self.layer.kernel_size
         batch = given if given.dim() > len(kernel) + 1 else given[None]
         batch, stride = self._pad(batch)
@@ -133,6 +133,23 @@ class LayerMatrix:
         return F.pad(spread, around), (1,) * len(space)
 
 
+def sum_products(first: Tensor, second: Tensor) -> Tensor:
+    """Σ_r first[r] second[r]ᵀ in double precision: shapes [groups, rows, n] and [groups, rows, m] to [groups, n, m].
+
+    Multiplied in the tensors' own precision (at least single) around their means, which may be far from 0: what is
+    left of a large square after the mean's is taken off would be rounding.
+    """
+    wide = torch.promote_types(first.dtype, torch.float32)
+    first, second = first.to(wide), second.to(wide)
+    middle, other = first.mean(1, keepdim=True), second.mean(1, keepdim=True)
+    left, right = first - middle, second - other
+    # The centred rows still sum up to what rounding made of the mean.
+    rests = left.double().sum(1), right.double().sum(1)
+    middle, other = middle.double(), other.double()
+    total = (left.mT @ right).double() + first.shape[1] * middle.mT @ other
+    return total + rests[0][:, :, None] @ other + middle.mT @ rests[1][:, None, :]
+
+
 class Moments:
     """Streamed first and second moments of a layer's rows: sums only, merged exactly.
 
@@ -145,7 +162,7 @@ class Moments:
     @classmethod
     def of(cls, rows: Tensor) -> Moments:
         """The moments of rows of shape [groups, rows, n]."""
-        return cls(rows.shape[1], rows.double().sum(1), (rows.mT @ rows).double())
+        return cls(rows.shape[1], rows.double().sum(1), sum_products(rows, rows))
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets of rows together."""

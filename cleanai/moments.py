@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,8 @@ from cleanai.isolation import share_tensors
 from cleanai.matrices import LayerMatrix, LayerMoments, Moments
 from cleanai.stages import Call, run_block
 
-_ROWS = 2**13
-"""So many rows of each batch go into the moments, at least eight for each column."""
+_ROWS = 2**11
+"""So many rows of each batch go into the moments, at least four for each column."""
 _MOST_PROBES = 4
 """So many batches are differentiated; how much a channel matters needs fewer than the moments."""
 
@@ -73,7 +74,7 @@ class MomentWatch:
             found = output_tensors(output)
             if found:
                 rows = found[0].detach().movedim(axis, -1).flatten(0, -2)
-                step = max(1, len(rows) // max(_ROWS, 8 * rows.shape[1]))
+                step = max(1, len(rows) // max(_ROWS, 4 * rows.shape[1]))
                 self._add(path, Moments.of(rows[None, ::step]))
 
         return take
@@ -87,7 +88,7 @@ class MomentWatch:
                 return
             matrix = LayerMatrix(layer)
             batch = len(output) if matrix.is_convolution and output.dim() > len(matrix.layer.kernel_size) + 1 else 1
-            count = max(1, max(_ROWS, 8 * matrix.inputs) // batch)
+            count = max(1, max(_ROWS, 4 * matrix.inputs) // batch)
             given = args[0] if args else next(iter(kwargs.values()))
             self._add(path, Moments.of(matrix.read(given.detach(), matrix.sample(output, count, path))))
 
@@ -104,10 +105,15 @@ class MomentWatch:
     def _probe(self, path: str, block: nn.Module, call: Call) -> None:
         """Random combinations of the block's outputs, differentiated by its layers' outputs."""
         made: list[tuple[str, LayerMatrix, Tensor]] = []
+
+        def note(layer: nn.Module, _: Any, output: Tensor, name: str) -> Tensor:
+            if not output.requires_grad:  # nothing before it is differentiable: word numbers, and frozen weights
+                output.requires_grad_()
+            made.append((name, LayerMatrix(layer), output))
+            return output.clone()  # the next operation may write to it
+
         hooks = [
-            layer.register_forward_hook(
-                lambda layer, _, output, name=name: made.append((name, LayerMatrix(layer), output))
-            )
+            layer.register_forward_hook(functools.partial(note, name=name))
             for name, layer in block.named_modules()
             if LayerMatrix.fits(layer)
         ]
@@ -123,7 +129,7 @@ class MomentWatch:
                 hook.remove()
         stage = self._stages[path]
         stage.add_output(output)
-        outputs = [each for _, _, each in made if each.requires_grad]
+        outputs = [each for _, _, each in made]
         if not outputs or not output.requires_grad:
             return
         generator = torch.Generator().manual_seed(self._probed[path])

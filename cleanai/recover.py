@@ -33,11 +33,11 @@ from cleanai.calibration import (
 from cleanai.coupling import Coupling
 from cleanai.errors import InputError
 from cleanai.gauss_newton import NoDerivativeError, Sample, measure_error, refine_block
-from cleanai.inputs import call_model, map_tensors
-from cleanai.isolation import evaluation_mode, list_state, share_tensors
-from cleanai.layers import prepare_layers
-from cleanai.lockstep import Lockstep
-from cleanai.matrices import LayerMatrix, Moments
+from cleanai.inputs import call_model, first_tensor, map_tensors
+from cleanai.isolation import evaluation_mode, list_state, preserve_model, share_tensors
+from cleanai.layers import channel_dim, prepare_layers
+from cleanai.lockstep import Lockstep, explain_errors
+from cleanai.matrices import LayerMatrix, Moments, sum_products
 from cleanai.plan import Plan
 from cleanai.stages import Call, find_norms, list_stages, run_block
 from cleanai.steps import all_or_nothing
@@ -129,12 +129,18 @@ def recover_model(
         True
     """
     start = time.perf_counter()
-    check_method(method)
+    if check_method(method) == "none":
+        return Recovery(method, 0, 0.0)
     batches, samples = _hold_batches(loader, example_inputs, num_batches, device_of(pruned))
-    if method == "none":
-        return Recovery(method, samples, 0.0)
-    repair = _Repair(original, pruned, plan, coupling, batches, forward_fn, progress)
-    with all_or_nothing(pruned, values=True), evaluation_mode(original), evaluation_mode(pruned):
+    if plan.is_empty:
+        return Recovery(method, samples, time.perf_counter() - start)
+    with contextlib.ExitStack() as stack:
+        for model in (original, pruned):
+            stack.enter_context(preserve_model(model))
+            stack.enter_context(_preserve_buffers(model, norms=model is original))
+        stack.enter_context(all_or_nothing(pruned, values=True))
+        stack.enter_context(evaluation_mode(pruned))
+        repair = _Repair(original, pruned, plan, coupling, batches, forward_fn, progress)
         if method == "batchnorm":
             repair.recalibrate_norms()
         elif method == "bias":
@@ -142,6 +148,21 @@ def recover_model(
         else:
             repair.reconstruct(refine_steps)
     return Recovery(method, samples, time.perf_counter() - start, tuple(repair.blocks), repair.skipped)
+
+
+@contextlib.contextmanager
+def _preserve_buffers(model: nn.Module, norms: bool) -> Generator[None]:
+    """Puts back what forward passes write into buffers; those of BatchNorm only with ``norms``."""
+    states = [state for state in list_state(model) if not state.is_parameter]
+    tensors = [state.tensor for state in states if norms or not isinstance(state.places[0].module, _BatchNorm)]
+    kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, old in kept:
+                if not torch.equal(tensor, old):
+                    tensor.copy_(old)
 
 
 def _hold_batches(
@@ -219,6 +240,7 @@ class _Repair:
         self._shared = _list_shared(pruned)
         held = max(1, len(batches) // 8) if len(batches) > 2 else 0
         self._held_from = len(batches) - held
+        self._refined: list[str] = []
 
     # ---------------------------------------------------------------------------------------------------- walking
 
@@ -245,6 +267,23 @@ class _Repair:
         disable = None if self._progress is None else not self._progress
         return tqdm(stages, desc="recovery", unit="block", disable=disable)
 
+    def _run_pruned(self) -> None:
+        for number, inputs in enumerate(self._batches):
+            with explain_errors(number):
+                call_model(self.pruned, inputs, self._forward)
+
+    def _note_others(self) -> None:
+        """Names what was cut and mixes channels, is no layer of a known kind, and no Gauss-Newton step could reach."""
+        modules = dict(self.pruned.named_modules())
+        for name, value in self.pruned.named_parameters():
+            path = own = name.rpartition(".")[0]
+            known = LayerMatrix.fits(modules[own]) or isinstance(modules[own], (nn.Embedding, nn.EmbeddingBag))
+            if name not in self._cut or value.dim() < 2 or known or any(_is_in(own, each) for each in self._refined):
+                continue
+            while path and not channel_dim(modules[path]):  # a parametrisation stands for the layer around it
+                path = path.rpartition(".")[0]
+            self.skipped[path or own or name] = "its weights are not those of a plain convolution or linear layer"
+
     # --------------------------------------------------------------------------------------------------- BatchNorm
 
     @torch.no_grad()
@@ -263,11 +302,12 @@ class _Repair:
             for norm in norms.values():
                 norm.reset_running_stats()
                 norm.momentum, norm.training = None, True
-            for inputs in self._batches:
-                call_model(self.pruned, inputs, self._forward)
+            self._run_pruned()
         finally:
             for path, norm in norms.items():
                 norm.momentum, norm.training = momenta[path], False
+        for path, norm in norms.items():
+            _check_finite(norm.running_var, path)
 
     @torch.no_grad()
     def anchor_norms(self) -> None:
@@ -279,16 +319,22 @@ class _Repair:
         seen: dict[str, ChannelStatistics] = {}
         hooks = []
         for path, norm in self.pruned.named_modules():
-            if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.affine:
+            if (
+                isinstance(norm, _BatchNorm)
+                and norm.running_mean is not None
+                and norm.affine
+                and self._is_own(norm.weight)
+            ):
 
-                def note(_: nn.Module, args: tuple[Any, ...], path: str = path) -> None:
-                    statistics = ChannelStatistics.of(args[0], 1)
-                    seen[path] = seen[path].merge(statistics) if path in seen else statistics
+                def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: str = path) -> None:
+                    given = first_tensor(args, kwargs)
+                    if given is not None:
+                        statistics = ChannelStatistics.of(given, 1)
+                        seen[path] = seen[path].merge(statistics) if path in seen else statistics
 
-                hooks.append(norm.register_forward_pre_hook(note))
+                hooks.append(norm.register_forward_pre_hook(note, with_kwargs=True))
         try:
-            for inputs in self._batches:
-                call_model(self.pruned, inputs, self._forward)
+            self._run_pruned()
         finally:
             for hook in hooks:
                 hook.remove()
@@ -315,17 +361,19 @@ class _Repair:
                 made = self._mean_output(layer, path, after, None)
                 if target is None or made is None or target.shape != made.shape:
                     self.skipped[path] = "its kept channels are not known"
-                elif not self._shift(path, layer, target - made):
+                elif not self._shift(path, layer, _check_finite(target - made, path)):
                     self.skipped[path] = "it has no bias, and no BatchNorm follows"
                 else:
                     self.blocks.append(RepairedBlock(path, (path,), *_share_of(target - made, target)))
+        self._note_others()
 
     @staticmethod
     def _mean_output(layer: nn.Module, path: str, calls: Sequence[Call], survivors: Survivors | None) -> Tensor | None:
         matrix = LayerMatrix(layer) if LayerMatrix.fits(layer) else None
         total, count = None, 0
-        for call in calls:
-            output: Tensor | None = run_block(layer, call)
+        for number, call in enumerate(calls):
+            with explain_errors(number):
+                output: Tensor | None = run_block(layer, call)
             output = survivors.pick(path, output) if survivors is not None and output is not None else output
             if output is None:
                 return None
@@ -355,6 +403,7 @@ class _Repair:
         with self._side_by_side(stages) as reach:
             for path in self._show(stages):
                 self._repair_stage(path, *reach(path), refine_steps)
+        self._note_others()
         self.anchor_norms()
 
     def _repair_stage(self, path: str, before: list[Call], after: list[Call], refine_steps: int) -> None:
@@ -369,10 +418,18 @@ class _Repair:
         if targets is None or targets[0].shape != shape:
             self.skipped.update({_join(path, name): "its block's kept channels are not known" for name in layers})
             return
+        if any(bool(target.isinf().any()) for target in targets):
+            self.skipped.update({_join(path, name): "what its block returns is infinite in places" for name in layers})
+            return
+        for target in targets:
+            _check_finite(target, path)
         samples = [Sample(call, target) for call, target in zip(after, targets, strict=True)]
         held = samples[self._held_from :] or samples
         training = samples[: self._held_from]
+        variance = _variance(each.target for each in held)
         first = measure_error(block, held)
+        if first <= (10 * torch.finfo(targets[0].dtype).eps) ** 2 * variance:
+            return  # rounding: nothing that it reads, and that is left of what it makes, has changed
         saved = _copy_values(block)
         norms = {
             name: self.pruned.get_submodule(self._norms[_join(path, name)])
@@ -382,9 +439,12 @@ class _Repair:
         outside = {name: _copy_values(norm) for name, norm in norms.items()}
         for name in layers:
             self._solve_layer(path, block, name, training, made.get(name))
-        error = measure_error(block, held)
+        moved_held, moved_training = (self._move_targets(path, norms, outside, each) for each in (held, training))
+        error = measure_error(block, moved_held)
         note = ""
-        if not error < first:
+        if error < first:
+            held, training = moved_held, moved_training
+        else:
             _put_values(block, saved)
             for name, values in outside.items():
                 _put_values(norms[name], values)
@@ -397,11 +457,29 @@ class _Repair:
             try:
                 few = _choose_samples(training, sum(block.get_parameter(name).numel() for name in names))
                 _, error, steps = refine_block(block, names, few, held, steps=refine_steps)
+                self._refined.append(path)
             except NoDerivativeError as problem:
                 note = f"no Gauss-Newton steps: {problem}"
-        variance = _variance(each.target for each in held)
         paths = tuple(_join(path, name) for name in layers)
+        if steps:
+            for each in paths:
+                self.skipped.pop(each, None)
         self.blocks.append(RepairedBlock(path, paths, first / variance, error / variance, steps, note))
+
+    def _move_targets(
+        self, path: str, norms: Mapping[str, Any], before: Mapping[str, Sequence[Tensor]], samples: Sequence[Sample]
+    ) -> list[Sample]:
+        """What a block should return, less what a BatchNorm behind it no longer takes off."""
+        calls = self._trace.calls
+        for name, norm in norms.items():
+            full = _join(path, name)
+            if calls[full].result == calls[path].result and not _is_in(self._norms[full], path):
+                old = dict(zip(map(id, (*norm.parameters(), *norm.buffers())), before[name], strict=True))
+                shift = old[id(norm.running_mean)] - norm.running_mean
+                samples = [
+                    Sample(each.call, each.target - shift.view(-1, *[1] * (each.target.dim() - 2))) for each in samples
+                ]
+        return list(samples)
 
     def _is_own(self, parameter: Tensor) -> bool:
         return id(parameter) not in self._shared
@@ -429,7 +507,10 @@ class _Repair:
             if LayerMatrix.fits(block.get_submodule(name))
         ]
         try:
-            targets = [self._survivors.pick(path, run_block(block, call)) for call in calls]
+            targets = []
+            for number, call in enumerate(calls):
+                with explain_errors(number):
+                    targets.append(self._survivors.pick(path, run_block(block, call)))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -505,7 +586,7 @@ def solve_least_squares(
     ([groups, outputs]), None unless ``shifted``.
     """
     moments = functools.reduce(Moments.merge, map(Moments.of, reads))
-    cross = sum(((y.mT @ x).double() for x, y in zip(reads, targets, strict=True)), torch.zeros(()).double())
+    cross = functools.reduce(torch.add, (sum_products(y, x) for x, y in zip(reads, targets, strict=True)))
     cross = cross / moments.count
     square = moments.square / moments.count
     middle = torch.cat([y.double() for y in targets], 1).mean(1)  # [groups, outputs]
@@ -544,6 +625,14 @@ def _same_call(first: Call, second: Call) -> bool:
     for side, call in zip(tensors, (first, second), strict=True):
         map_tensors(side.append, call)
     return len(tensors[0]) == len(tensors[1]) and all(map(torch.equal, *tensors))
+
+
+def _check_finite(values: Tensor, path: str) -> Tensor:
+    if not bool(values.isfinite().all()):
+        raise InputError(
+            f"what {path or 'the model'} makes of the calibration data is NaN or infinite: look at the data"
+        )
+    return values
 
 
 def _copy_values(module: nn.Module) -> list[Tensor]:

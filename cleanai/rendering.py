@@ -11,6 +11,7 @@ import functools
 import html
 import io
 import re
+import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -429,6 +430,45 @@ def proof_lines(report: Report) -> list[str]:
     return lines + ([note] if note and not repeated else [])
 
 
+_METHODS = {
+    "batchnorm": "BatchNorm statistics were collected anew.",
+    "bias": "Every layer's mean output was moved back to the original's.",
+    "least_squares": "Every layer was solved anew by least squares, every block refined.",
+}
+
+
+def recovery_lines(report: Report) -> list[str]:
+    """What was repaired after the cut, what that did to the blocks' outputs, and which layers were left; or nothing."""
+    language, recovery = report.language, report.recovery
+    if recovery is None:
+        return []
+    numbers = {"samples": recovery.samples, "seconds": local_number(f"{recovery.seconds:.2g}", language)}
+    lines = [
+        f"{say(language, _METHODS[recovery.method])} "
+        + say(language, "Without labels or training, from {samples} samples in {seconds} s.", **numbers)
+    ]
+    if recovery.blocks and recovery.method == "least_squares":
+        phrase = (
+            "Median squared error of {count} block outputs on samples that the repair did not see, in shares of their "
+            "variance: {before} before, {after} after."
+        )
+        before, after = (
+            local_number(f"{statistics.median(getattr(block, side) for block in recovery.blocks):.3f}", language)
+            for side in ("before", "after")
+        )
+        lines.append(say(language, phrase, count=len(recovery.blocks), before=before, after=after))
+    lines += [
+        say(
+            language,
+            "Not repaired: {layer} ({reason}).",
+            layer=layer or say(language, "model"),
+            reason=term(language, reason),
+        )
+        for layer, reason in recovery.skipped.items()
+    ]
+    return lines
+
+
 def verdict(report: Report) -> str:
     """The verification's result in a word."""
     return say(report.language, {True: "proven", False: "failed", None: "not verified"}[report.proof.passed])
@@ -502,6 +542,11 @@ def render_text(report: Report) -> str:
                 f"{say(language, 'Proof')}: {verdict(report)}",
                 *(line for text in proof_lines(report) for line in _wrap(text)),
             ]
+        ),
+        *(
+            ["\n".join([say(language, "Recovery"), *(line for text in recovery_lines(report) for line in _wrap(text))])]
+            if report.recovery is not None
+            else []
         ),
         *([_text_table(blocks_table(report, limit=TERMINAL_ROWS))] if report.blocks else []),
         _text_table(groups_table(report, limit=TERMINAL_ROWS)),
@@ -578,6 +623,8 @@ def render_markdown(report: Report) -> str:
         parts.append("\n".join(f"- {markdown(term(language, line))}" for line in report.warnings))
     parts += [_markdown_table(table) for table in tables[:2] if table.rows]
     parts += [f"## {say(language, 'Proof')}", f"**{verdict(report)}** " + markdown(" ".join(proof_lines(report)))]
+    if report.recovery is not None:
+        parts += [f"## {say(language, 'Recovery')}", markdown(" ".join(recovery_lines(report)))]
     parts += [_markdown_table(blocks_table(report))] if report.blocks else []
     parts += [_markdown_table(table) for table in tables[2:]]
     parts += [_markdown_group(report, number, group) for number, group in enumerate(report.groups, 1) if group.removed]
@@ -681,6 +728,7 @@ def _html_parts(report: Report, limits: tuple[int, int]) -> dict[str, Any]:
         "verdict": verdict(report),
         "verdict_class": {True: "proven", False: "failed", None: "unproven"}[report.proof.passed],
         "proof": proof_lines(report),
+        "recovery": recovery_lines(report),
         "metrics": metrics_table(report),
         "budget": budget_table(report),
         "blocks": blocks_table(report) if report.blocks else None,

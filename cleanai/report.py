@@ -147,6 +147,26 @@ class ProofRecord:
 
 
 @dataclass(frozen=True)
+class RepairRecord:
+    """A block that was repaired: the squared error of its output in shares of its variance, before and after."""
+
+    path: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class RecoveryRecord:
+    """What was repaired after the cut, without training; `skipped` says why a layer was left as it was sliced."""
+
+    method: str
+    samples: int
+    seconds: float
+    blocks: tuple[RepairRecord, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class BudgetRecord:
     """What was asked against what was reached, as removed shares of the whole model.
 
@@ -191,6 +211,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     language: str = "en"
     blocks: tuple[BlockRecord, ...] = ()
+    recovery: RecoveryRecord | None = None
 
     def __post_init__(self) -> None:
         check_language(self.language)
@@ -370,6 +391,14 @@ def _proof(data: dict[str, Any]) -> ProofRecord:
     return _record(ProofRecord, data, max_relative_error=_optional(_number), tolerance=_optional(_number))
 
 
+def _repair(data: dict[str, Any]) -> RepairRecord:
+    return _record(RepairRecord, _from_json(data))
+
+
+def _recovery(data: dict[str, Any]) -> RecoveryRecord:
+    return _record(RecoveryRecord, data, blocks=_many(_repair), skipped=dict)
+
+
 def _budget(data: dict[str, Any]) -> BudgetRecord:
     return _record(BudgetRecord, _from_json(data))
 
@@ -385,6 +414,7 @@ _REPORT_PARTS: dict[str, Callable[[Any], Any]] = {
     "blocks": _many(_block),
     "frozen": _many(_frozen),
     "proof": _proof,
+    "recovery": _optional(_recovery),
     "budget": _budget,
     "history": _from_json,
 }

@@ -32,6 +32,23 @@ _TURKISH = {
     "Groups": "Gruplar",
     "Frozen": "Dondurulanlar",
     "Proof": "Doğruluk kanıtı",
+    "Recovery": "Onarım",
+    "BatchNorm statistics were collected anew.": "BatchNorm istatistikleri yeniden toplandı.",
+    "Every layer's mean output was moved back to the original's.": (
+        "Her katmanın ortalama çıktısı özgün modeldekine geri çekildi."
+    ),
+    "Every layer was solved anew by least squares, every block refined.": (
+        "Her katman en küçük karelerle yeniden çözüldü, her blok ayrıca iyileştirildi."
+    ),
+    "Without labels or training, from {samples} samples in {seconds} s.": (
+        "Etiket ve eğitim kullanılmadan, {samples} örnekle, {seconds} sn sürede."
+    ),
+    "Median squared error of {count} block outputs on samples that the repair did not see, in shares of their "
+    "variance: {before} before, {after} after.": (
+        "{count} blok çıktısının, onarımın görmediği örneklerdeki karesel hatasının ortancası (varyansa oranla): "
+        "önce {before}, sonra {after}."
+    ),
+    "Not repaired: {layer} ({reason}).": "Onarılmadı: {layer} ({reason}).",
     "Warnings": "Uyarılar",
     "Settings": "Ayarlar",
     "Training": "Eğitim",
@@ -181,10 +198,9 @@ _TURKISH = {
     "accuracy (%)": "doğruluk (%)",
     "MACs kept (%)": "kalan MAC (%)",
     "before pruning": "budamadan önce",
-    "At {share} of the MACs, {label} is best on {won} of {total} networks ({panel}: {best}; {other}: {second}).": (
-        "MAC {share} iken {total} ağın {won} tanesinde en iyisi {label} ({panel}: {best}; {other}: {second})."
+    "At {share} of the MACs, {label} is best on {won} of {total} networks ({panel}: {results}).": (
+        "MAC {share} iken {total} ağın {won} tanesinde en iyisi {label} ({panel}: {results})."
     ),
-    "At {share} of the MACs, {panel} does {best} ({label}).": "MAC {share} iken {panel} doğruluğu {best} ({label}).",
     "{shown} largest of {total} scored and pruned groups.": (
         "Puanlanan ve budanan {total} grubun en büyük {shown} tanesi."
     ),
@@ -264,6 +280,17 @@ _TERMS = {
 # Reasons and notes the engine gives, with the place they speak of; "it" is the dimension that was frozen. Placeholders
 # in capitals are translated themselves: PLACE is an operation and its module, TEXT another of these sentences.
 _REASONS = {
+    # Said by recovery
+    "not called exactly once in a forward": "bir ileri geçişte tam olarak bir kez çağrılmıyor",
+    "the model has no BatchNorm with running statistics": "modelde istatistik tutan BatchNorm yok",
+    "its kept channels are not known": "kalan kanalları bilinmiyor",
+    "its block's kept channels are not known": "bloğunun kalan kanalları bilinmiyor",
+    "it has no bias, and no BatchNorm follows": "sapması yok ve ardından BatchNorm gelmiyor",
+    "its kept outputs are not known, or it is not called once": (
+        "kalan çıktıları bilinmiyor ya da tam olarak bir kez çağrılmıyor"
+    ),
+    "its weight is shared with another layer": "ağırlığı başka bir katmanla ortak",
+    "it reads another shape than in the original network": "özgün ağdakinden başka bir biçim okuyor",
     # Said by the rules of the operations
     "the output of the model": "modelin çıktısı",
     "a dimension of size 1": "boyutu 1 olan bir eksen",

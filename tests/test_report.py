@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from report_factory import HOSTILE, make_group, make_report
+from torch import nn
 
-from cleanai import rendering, texts
+from cleanai import StructuredPruner, rendering, texts
 from cleanai.errors import InputError
 from cleanai.evaluate import ModelMetrics
 from cleanai.report import FrozenRecord, GroupRecord, ProofRecord, Report
@@ -453,3 +455,38 @@ def test_unknown_words_are_left_as_they_are() -> None:
     assert texts.term("tr", "heads") == "dikkat başı"
     with pytest.raises(KeyError):
         texts.say("tr", "a phrase nobody translated")
+
+
+# ------------------------------------------------------------------------------------------------------------ recovery
+
+
+@pytest.mark.parametrize("language", ["en", "tr"])
+def test_a_report_tells_what_was_repaired(language: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    pruner = StructuredPruner(net, torch.randn(1, 6), pruning_ratio=0.5, recover="least_squares")
+    pruner.collect_activations(torch.randn(192, 6).split(32), progress=False)
+    pruner.prune()
+    report = pruner.report(language=language)
+    record = report.recovery
+    assert record is not None and record.method == "least_squares" and record.samples == 192
+    assert [block.path for block in record.blocks] == ["2"] and record.blocks[0].after < record.blocks[0].before
+    title, number = {"en": ("Recovery", "."), "tr": ("Onarım", ",")}[language]
+    after = f"{record.blocks[0].after:.3f}".replace(".", number)
+    for suffix in ("html", "md"):
+        text = report.save(tmp_path / f"report.{suffix}").read_text(encoding="utf-8")
+        assert title in text and after in text, suffix
+    assert title in str(report) and after in " ".join(str(report).split())
+    assert Report.load(report.save(tmp_path / "report.json")) == report
+
+
+def test_a_report_without_a_repair_says_nothing_of_one() -> None:
+    pruner = StructuredPruner(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 4))
+    pruner.prune()
+    assert pruner.report().recovery is None
+    assert "Recovery" not in str(pruner.report())
+
+
+@pytest.mark.parametrize("reason", ["not called exactly once in a forward", "its weight is shared with another layer"])
+def test_reasons_for_not_repairing_are_said_in_turkish(reason: str) -> None:
+    assert texts.term("tr", reason) != reason

@@ -60,7 +60,8 @@ class ReconstructionImportance(Criterion):
     The repair itself is `cleanai.recover`'s.
 
     Args:
-        ridge: what is added to the diagonal of each covariance, in shares of its mean.
+        ridge: what is added to the diagonal of each covariance, in shares of its mean; more where there are few rows
+            for the columns, as in the repair.
 
     Example:
         >>> ReconstructionImportance().needs_moments
@@ -117,19 +118,25 @@ class ReconstructionImportance(Criterion):
             own = units.reshape(groups, -1)[number]
             if (own >= 0).any() and len(own) > 1:
                 scaled = weights[number].double().cpu() * seen.gain[number].sqrt()[:, None]
-                found.append(self._make_reader(scaled, covariance[number], own, seen.taps, group.size))
+                found.append(self._make_reader(scaled, covariance[number], own, seen, group.size))
         return found
 
-    def _make_reader(self, weights: Tensor, covariance: Tensor, units: Tensor, taps: int, size: int) -> _Reader:
-        count = len(covariance)
+    def _make_reader(
+        self, weights: Tensor, covariance: Tensor, units: Tensor, seen: LayerMoments, size: int
+    ) -> _Reader:
+        count, taps = len(covariance), seen.taps
         places = [torch.nonzero(units == unit).flatten() for unit in range(size)]
         most = max(len(place) for place in places) * taps
         columns = torch.arange(count, count + most).repeat(size, 1)
         for unit, place in enumerate(places):
             own = (place[:, None] * taps + torch.arange(taps)).flatten()
             columns[unit, : len(own)] = own
+        spread = covariance.diagonal()
+        # What never changes is the bias's to make, however large the weights: the ridge would count them.
+        weights = weights * (spread > 1e-12 * spread.mean())
         weight = torch.cat([weights, weights.new_zeros(len(weights), most)], 1)
-        lift = self.ridge * covariance.diagonal().mean().clamp(min=1e-30)
+        # With fewer rows than columns anything can be made from what is left, so far as the rows tell.
+        lift = self.ridge * (1 + 100 * count / seen.moments.count) * covariance.diagonal().mean().clamp(min=1e-30)
         inverse = torch.eye(count + most, dtype=torch.float64)
         inverse[:count, :count] = torch.linalg.inv(covariance + lift * torch.eye(count, dtype=torch.float64))
         reads = torch.tensor([len(place) > 0 for place in places])
