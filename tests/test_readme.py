@@ -57,7 +57,7 @@ def test_a_readme_runs_and_prints_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # it writes reports
     outcomes = run_blocks(name, capsys)
-    assert sum(bool(said) for _, said in outcomes) == 3
+    assert sum(bool(said) for _, said in outcomes) == 4
     for printed, said in outcomes:
         assert_said(printed, said)
     assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == ["report.html", "report.json", "report.md"]
