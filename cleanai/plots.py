@@ -598,6 +598,7 @@ def _cost_title(curves: Sequence[CostCurve], language: str) -> str:
     for curve, point in sorted(found, key=lambda each: -each[1].accuracy):
         ranked.setdefault(curve.panel, []).append((curve, point))
     panels = [panel for panel in dict.fromkeys(curve.panel for curve in curves) if panel in ranked]
+    panels = [panel for panel in panels if len(ranked[panel]) > 1] or panels  # alone, nothing is won
     winners = [ranked[panel][0][0].label for panel in panels]
     label = max(dict.fromkeys(winners), key=winners.count)
     panel = panels[winners.index(label)]
@@ -605,7 +606,9 @@ def _cost_title(curves: Sequence[CostCurve], language: str) -> str:
         f"{curve.label}{f' + {point.repair}' if point.repair else ''} {percent(point.accuracy / 100, language)}"
         for curve, point in ranked[panel][:2]
     ]
-    phrase = "At {share} of the MACs, {label} is best on {won} of {total} networks ({panel}: {results})."
+    phrase = "At {share} of the MACs, {label} is best ({panel}: {results})."
+    if len(panels) > 1:
+        phrase = "At {share} of the MACs, {label} is best on {won} of {total} networks ({panel}: {results})."
     values = {"won": winners.count(label), "total": len(winners), "results": ", ".join(results)}
     return say(language, phrase, share=percent(asked, language, digits=0), label=label, panel=panel, **values)
 

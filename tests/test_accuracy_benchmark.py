@@ -329,7 +329,7 @@ def test_the_figure_shows_the_points_and_says_what_they_show() -> None:
     figure = plot_accuracy_cost(CURVES)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["net", "other net", "third net"]
     title = " ".join(figure.get_suptitle().split())  # which is broken into lines
-    assert title == "At 50 % of the MACs, joint is best on 2 of 3 networks (net: joint + LS 87.0 %, l2 60.0 %)."
+    assert title == "At 50 % of the MACs, joint is best on 1 of 2 networks (net: joint + LS 87.0 %, l2 60.0 %)."
     before, *lines = figure.axes[0].get_lines()
     assert set(np.asarray(before.get_ydata())) == {92.0}
     drawn = [list(zip(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()), strict=True)) for line in lines]
@@ -338,6 +338,11 @@ def test_the_figure_shows_the_points_and_says_what_they_show() -> None:
     assert lines[1].get_color() != lines[0].get_color()
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["joint", "l2", "before pruning"]
+
+
+def test_a_network_with_one_criterion_is_not_counted_as_won() -> None:
+    title = " ".join(plot_accuracy_cost((*CURVES[:2], CURVES[-1])).get_suptitle().split())
+    assert title == "At 50 % of the MACs, joint is best (net: joint + LS 87.0 %, l2 60.0 %)."
 
 
 def test_the_figure_speaks_turkish_and_refuses_nothing_to_draw() -> None:
