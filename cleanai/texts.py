@@ -201,7 +201,9 @@ _TURKISH = {
     "At {share} of the MACs, {label} is best on {won} of {total} networks ({panel}: {results}).": (
         "MAC {share} iken {total} ağın {won} tanesinde en iyisi {label} ({panel}: {results})."
     ),
-    "At {share} of the MACs, {label} is best ({panel}: {results}).": "MAC {share} iken en iyisi {label} ({panel}: {results}).",
+    "At {share} of the MACs, {label} is best ({panel}: {results}).": (
+        "MAC {share} iken en iyisi {label} ({panel}: {results})."
+    ),
     "{shown} largest of {total} scored and pruned groups.": (
         "Puanlanan ve budanan {total} grubun en büyük {shown} tanesi."
     ),
