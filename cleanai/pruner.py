@@ -30,7 +30,7 @@ from cleanai.latency import LatencyRatio, compare_latency
 from cleanai.plan import BlockCut, GroupCut, Plan
 from cleanai.prediction import alive_classes
 from cleanai.prices import Prices
-from cleanai.records import make_budget_record, make_group_record, make_proof_record, make_recovery_record
+from cleanai.records import make_budget_record, make_group_record, make_proof_record
 from cleanai.recover import Recovery, check_method, recover_model
 from cleanai.report import BlockRecord, FrozenRecord, Report
 from cleanai.schedules import Schedule, list_shares
@@ -853,7 +853,7 @@ class StructuredPruner:
             history=[dict(record) for record in history] if history is not None else None,
             warnings=list(self.warnings),
             language=language,
-            recovery=make_recovery_record(self.recovery),
+            recovery=self.recovery,
             blocks=tuple(
                 BlockRecord(b.module, b.kind, *self._block_costs[b.module], b.dropped, b.score, b.note)
                 for b in self.plan.blocks

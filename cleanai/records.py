@@ -8,8 +8,7 @@ from cleanai.coupling import Group
 from cleanai.evaluate import ModelMetrics
 from cleanai.latency import LatencyRatio
 from cleanai.plan import GroupCut, Plan
-from cleanai.recover import Recovery
-from cleanai.report import BudgetRecord, GroupRecord, LayerRecord, ProofRecord, RecoveryRecord, RepairRecord
+from cleanai.report import BudgetRecord, GroupRecord, LayerRecord, ProofRecord
 from cleanai.select import is_within
 from cleanai.verify import Verification
 
@@ -36,14 +35,6 @@ def make_group_record(cut: GroupCut, groups: Sequence[Group], plan: Plan) -> Gro
         asked_ratio=cut.asked_ratio,
         note=cut.note,
     )
-
-
-def make_recovery_record(recovery: Recovery | None) -> RecoveryRecord | None:
-    """The repair as the report shows it."""
-    if recovery is None:
-        return None
-    blocks = tuple(RepairRecord(block.path or "model", block.before, block.after) for block in recovery.blocks)
-    return RecoveryRecord(recovery.method, recovery.samples, recovery.seconds, blocks, dict(recovery.skipped))
 
 
 def make_proof_record(verification: Verification | None) -> ProofRecord:

@@ -425,6 +425,8 @@ def proof_lines(report: Report) -> list[str]:
         seconds = local_number(f"{proof.seconds:.2g}", language)
         numbers = {"error": error, "tolerance": tolerance, "dtype": proof.dtype, "runs": proof.runs}
         lines.append(say(language, phrase, **numbers, seconds=seconds))
+    if report.recovery is not None:
+        lines.append(say(language, "This was proven after the cut; then the weights were repaired."))
     note = term(language, proof.note)
     repeated = note.lower() == lines[0].rstrip(".").lower()
     return lines + ([note] if note and not repeated else [])

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cleanai.errors import InputError
 from cleanai.evaluate import ModelMetrics
+from cleanai.recover import Recovery, RepairedBlock
 from cleanai.texts import check_language
 
 if TYPE_CHECKING:
@@ -147,26 +148,6 @@ class ProofRecord:
 
 
 @dataclass(frozen=True)
-class RepairRecord:
-    """A block that was repaired: the squared error of its output in shares of its variance, before and after."""
-
-    path: str
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class RecoveryRecord:
-    """What was repaired after the cut, without training; `skipped` says why a layer was left as it was sliced."""
-
-    method: str
-    samples: int
-    seconds: float
-    blocks: tuple[RepairRecord, ...] = ()
-    skipped: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class BudgetRecord:
     """What was asked against what was reached, as removed shares of the whole model.
 
@@ -211,7 +192,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     language: str = "en"
     blocks: tuple[BlockRecord, ...] = ()
-    recovery: RecoveryRecord | None = None
+    recovery: Recovery | None = None
 
     def __post_init__(self) -> None:
         check_language(self.language)
@@ -391,12 +372,12 @@ def _proof(data: dict[str, Any]) -> ProofRecord:
     return _record(ProofRecord, data, max_relative_error=_optional(_number), tolerance=_optional(_number))
 
 
-def _repair(data: dict[str, Any]) -> RepairRecord:
-    return _record(RepairRecord, _from_json(data))
+def _repaired(data: dict[str, Any]) -> RepairedBlock:
+    return _record(RepairedBlock, _from_json(data), layers=_many(str))
 
 
-def _recovery(data: dict[str, Any]) -> RecoveryRecord:
-    return _record(RecoveryRecord, data, blocks=_many(_repair), skipped=dict)
+def _recovery(data: dict[str, Any]) -> Recovery:
+    return _record(Recovery, data, blocks=_many(_repaired))
 
 
 def _budget(data: dict[str, Any]) -> BudgetRecord:

@@ -33,6 +33,9 @@ _TURKISH = {
     "Frozen": "Dondurulanlar",
     "Proof": "Doğruluk kanıtı",
     "Recovery": "Onarım",
+    "This was proven after the cut; then the weights were repaired.": (
+        "Bu, kesimden sonra kanıtlandı; ağırlıklar ondan sonra onarıldı."
+    ),
     "BatchNorm statistics were collected anew.": "BatchNorm istatistikleri yeniden toplandı.",
     "Every layer's mean output was moved back to the original's.": (
         "Her katmanın ortalama çıktısı özgün modeldekine geri çekildi."

@@ -476,6 +476,8 @@ def test_a_report_tells_what_was_repaired(language: str, tmp_path: Path) -> None
     for suffix in ("html", "md"):
         text = report.save(tmp_path / f"report.{suffix}").read_text(encoding="utf-8")
         assert title in text and after in text, suffix
+    proven_before = {"en": "proven after the cut", "tr": "kesimden sonra kanıtlandı"}[language]
+    assert proven_before in " ".join(str(report).split())
     assert title in str(report) and after in " ".join(str(report).split())
     assert Report.load(report.save(tmp_path / "report.json")) == report
 
