@@ -10,18 +10,26 @@ their unit. Indices of units are always those of the original model, scores foll
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from cleanai.errors import InputError
 from cleanai.evaluate import ModelMetrics
 from cleanai.recover import Recovery, RepairedBlock
+from cleanai.serialize import (
+    field_names,
+    format_json,
+    many,
+    optional,
+    read_json,
+    read_number,
+    read_record,
+    to_json,
+    write_text,
+)
 from cleanai.texts import check_language
 
 if TYPE_CHECKING:
@@ -29,8 +37,6 @@ if TYPE_CHECKING:
 
 FORMAT = "cleanai-report"
 FORMAT_VERSION = 1
-_T = TypeVar("_T")
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 @dataclass(frozen=True)
@@ -211,9 +217,9 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values; numbers that JSON lacks become "NaN", "Infinity" or "-Infinity"."""
-        parts = {name: getattr(self, name) for name in _field_names(Report)}
+        parts = {name: getattr(self, name) for name in field_names(Report)}
         parts["metrics"] = {stage: metrics.to_dict() for stage, metrics in self.metrics.items()}
-        return {"format": FORMAT, "format_version": FORMAT_VERSION, **_to_json(parts)}
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, **to_json(parts)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Report:
@@ -227,7 +233,7 @@ class Report:
             )
         parts = {name: data[name] for name in data if name not in ("format", "format_version")}
         try:
-            return _record(cls, parts, **_REPORT_PARTS)
+            return read_record(cls, parts, **_REPORT_PARTS)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise InputError(f"This CleanAI report is damaged: {error}") from error
 
@@ -239,8 +245,7 @@ class Report:
         """
         target = Path(path)
         text = _renderer(target)(self)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(target, text)
+        write_text(target, text)
         return target
 
     @classmethod
@@ -278,124 +283,63 @@ def _renderer(path: Path) -> Callable[[Report], str]:
 
 
 def _render_json(report: Report) -> str:
-    text = json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False, indent=1)
-    # Lists of numbers go on one line each. A raw line break cannot occur inside a JSON string, so names are safe.
-    return re.sub(r"\[\n[-+0-9.eE,\s]+\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]), text) + "\n"
-
-
-def _write_atomically(target: Path, text: str) -> None:
-    """Write beside the target, then rename over it: readers see the old file or the new one, never a part."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return format_json(report.to_dict())
 
 
 # ---------------------------------------------------------------- JSON and back
 
 
-def _to_json(value: Any) -> Any:
-    """Plain JSON values of a nest of dataclasses, dictionaries, sequences and numbers."""
-    if isinstance(value, bool | int | str) or value is None:
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
-    if dataclasses.is_dataclass(value):
-        return {name: _to_json(getattr(value, name)) for name in _field_names(type(value))}
-    if isinstance(value, dict):
-        return {str(key): _to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_to_json(item) for item in value]
-    # NumPy and torch scalars know their Python number; anything else is named rather than refused.
-    return _to_json(value.item()) if hasattr(value, "item") else str(value)
-
-
-def _from_json(value: Any) -> Any:
-    """JSON values with the numbers that JSON lacks restored."""
-    if isinstance(value, dict):
-        return {key: _from_json(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_from_json(item) for item in value]
-    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
-
-
-def _field_names(kind: Any) -> list[str]:
-    return [part.name for part in dataclasses.fields(kind)]
-
-
-def _record(kind: type[_T], data: dict[str, Any], **convert: Callable[[Any], Any]) -> _T:
-    """A dataclass from its dictionary, some fields converted; raises on fields it does not know."""
-    unknown = set(data) - set(_field_names(kind))
-    if unknown:
-        raise ValueError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}.")
-    return kind(**{name: convert[name](value) if name in convert else value for name, value in data.items()})
-
-
-def _optional(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else convert(value)
-
-
-def _many(convert: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
-    return lambda values: tuple(convert(value) for value in values)
-
-
-def _number(value: Any) -> float:
-    return _NOT_FINITE[value] if isinstance(value, str) else float(value)
-
-
 def _layer(data: dict[str, Any]) -> LayerRecord:
-    return _record(LayerRecord, data)
+    return read_record(LayerRecord, data)
 
 
 def _group(data: dict[str, Any]) -> GroupRecord:
-    return _record(
+    return read_record(
         GroupRecord,
         data,
-        layers=_many(_layer),
-        removed=_many(int),
-        scores=_optional(_many(_number)),
-        asked_ratio=_optional(_number),
+        layers=many(_layer),
+        removed=many(int),
+        scores=optional(many(read_number)),
+        asked_ratio=optional(read_number),
     )
 
 
 def _block(data: dict[str, Any]) -> BlockRecord:
-    return _record(BlockRecord, data, score=_optional(_number))
+    return read_record(BlockRecord, data, score=optional(read_number))
 
 
 def _frozen(data: dict[str, Any]) -> FrozenRecord:
-    return _record(FrozenRecord, data, layers=_many(str))
+    return read_record(FrozenRecord, data, layers=many(str))
 
 
 def _proof(data: dict[str, Any]) -> ProofRecord:
-    return _record(ProofRecord, data, max_relative_error=_optional(_number), tolerance=_optional(_number))
+    return read_record(ProofRecord, data, max_relative_error=optional(read_number), tolerance=optional(read_number))
 
 
 def _repaired(data: dict[str, Any]) -> RepairedBlock:
-    return _record(RepairedBlock, _from_json(data), layers=_many(str))
+    return read_record(RepairedBlock, read_json(data), layers=many(str))
 
 
 def _recovery(data: dict[str, Any]) -> Recovery:
-    return _record(Recovery, data, blocks=_many(_repaired))
+    return read_record(Recovery, data, blocks=many(_repaired))
 
 
 def _budget(data: dict[str, Any]) -> BudgetRecord:
-    return _record(BudgetRecord, _from_json(data))
+    return read_record(BudgetRecord, read_json(data))
 
 
 def _metrics(data: dict[str, Any]) -> dict[str, ModelMetrics]:
-    return {stage: ModelMetrics.from_dict(_from_json(values)) for stage, values in data.items()}
+    return {stage: ModelMetrics.from_dict(read_json(values)) for stage, values in data.items()}
 
 
 _REPORT_PARTS: dict[str, Callable[[Any], Any]] = {
-    "settings": _from_json,
+    "settings": read_json,
     "metrics": _metrics,
-    "groups": _many(_group),
-    "blocks": _many(_block),
-    "frozen": _many(_frozen),
+    "groups": many(_group),
+    "blocks": many(_block),
+    "frozen": many(_frozen),
     "proof": _proof,
-    "recovery": _optional(_recovery),
+    "recovery": optional(_recovery),
     "budget": _budget,
-    "history": _from_json,
+    "history": read_json,
 }

@@ -16,7 +16,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 # Each file may import those before it. "__init__" is the package itself: what it offers to users.
 ORDER = (
     # what everything may use
-    *("errors", "texts", "inputs", "isolation", "layers", "registry"),
+    *("errors", "texts", "serialize", "inputs", "isolation", "layers", "registry"),
     # the pipeline
     *(
         "trace",
