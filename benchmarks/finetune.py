@@ -31,7 +31,7 @@ from benchmarks.accuracy import Benchmark, Job, describe_run, measure_accuracy, 
 from benchmarks.subjects import SUBJECTS, Amounts, Subject
 from cleanai.data import augment_cifar10, load_cifar10, make_loader
 from cleanai.errors import InputError
-from cleanai.training import train_classifier
+from cleanai.training import Recipe, train_classifier
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "finetune.csv"
 MODEL = "resnet20"
@@ -117,7 +117,7 @@ def measure_trials(
             candidate = copy.deepcopy(network)
             loader = make_loader(data, batch_size=128, shuffle_seed=seed, augment=augment_cifar10)
             start = time.perf_counter()
-            train_classifier(candidate, loader, epochs=settings.epochs, lr=settings.lr, seed=seed)
+            train_classifier(candidate, loader, Recipe(epochs=settings.epochs, lr=settings.lr, seed=seed), device="cpu")
             seconds = time.perf_counter() - start
             yield Trial(
                 criterion=criterion,

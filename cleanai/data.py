@@ -1,4 +1,4 @@
-"""Data for the pipeline: scikit-learn's digits, which need no download; CIFAR-10 and photos from a folder.
+"""Data for the pipeline: scikit-learn's digits, which need no download; CIFAR-10, ImageNet and photos from a folder.
 
 Nothing is ever downloaded. Files are looked for under the data root: the folder named by the environment variable
 ``CLEANAI_DATA``, or ``data/`` in the working directory. What is missing is named, with where it was looked for and how
@@ -14,8 +14,9 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +27,10 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 from tqdm.auto import tqdm
 
 from cleanai.errors import InputError
+from cleanai.texts import term
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_FOLDER = "cifar-10-batches-py"
@@ -51,27 +56,71 @@ class DataMissingError(InputError):
         missing: what was looked for.
         looked_in: the folders where it was looked for.
         source: a command or place to get it from.
+        otherwise: how to do without it, an English sentence that `cleanai.texts` can translate; empty for no way.
+        others: errors about what else is missing; the message tells of them too.
     """
 
-    def __init__(self, missing: str, looked_in: Sequence[Path], source: str) -> None:
+    def __init__(
+        self,
+        missing: str,
+        looked_in: Sequence[Path],
+        source: str,
+        *,
+        otherwise: str = "",
+        others: Sequence[DataMissingError] = (),
+    ) -> None:
         self.missing = missing
-        self.looked_in = [str(place.absolute()) for place in looked_in]
+        self.looked_in = [str(Path(place).absolute()) for place in looked_in]
         self.source = source
+        self.otherwise = otherwise
+        self.others = tuple(others)
         super().__init__(self.describe())
 
     def describe(self, language: str = "en") -> str:
         """The message in English or, for "tr", in Turkish."""
         if language == "tr":
-            return (
+            text = (
                 f"{self.missing}: bulunamadı. Bakılan yerler: {', '.join(self.looked_in)}. Edinmek için:\n"
                 f"    {self.source}\n"
                 "ya da dosyaların bulunduğu klasörü CLEANAI_DATA değişkenine yazın (ayrıntılar: data/README.md)."
             )
-        return (
-            f"{self.missing}: not found. Looked in {' and '.join(self.looked_in)}. To get it:\n"
-            f"    {self.source}\n"
-            "or set CLEANAI_DATA to the folder that has it (details: data/README.md)."
+        else:
+            text = (
+                f"{self.missing}: not found. Looked in {' and '.join(self.looked_in)}. To get it:\n"
+                f"    {self.source}\n"
+                "or set CLEANAI_DATA to the folder that has it (details: data/README.md)."
+            )
+        if self.otherwise:
+            text += f"\n{term(language, self.otherwise)}"
+        return "\n".join([text, *(other.describe(language) for other in self.others)])
+
+
+def find_all(lookups: Iterable[Callable[[], object]], language: str = "en") -> None:
+    """Calls every look-up, then raises one error about all that is missing: nobody comes back for the second file.
+
+    Raises:
+        DataMissingError: if at least one of them raised it; its message is in the language asked for.
+
+    Example:
+        >>> find_all([find_cifar10, lambda: trained_weights_path("resnet20")])  # doctest: +SKIP
+    """
+    missing: list[DataMissingError] = []
+    for look in lookups:
+        try:
+            look()
+        except DataMissingError as error:
+            missing.append(error)
+    if missing:
+        first, *others = missing
+        error = DataMissingError(
+            first.missing,
+            [Path(place) for place in first.looked_in],
+            first.source,
+            otherwise=first.otherwise,
+            others=(*first.others, *others),
         )
+        error.args = (error.describe(language),)
+        raise error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,12 +190,23 @@ def load_cifar10(split: str = "test", *, limit: int | None = None, seed: int | N
         raise InputError(f"load_cifar10: split must be 'train' or 'test', got {split!r}.")
     if limit is not None and limit < 1:
         raise InputError(f"load_cifar10: limit must be at least 1 or None, got {limit}.")
+    pixels, labels = read_cifar10(split)
+    chosen = _choose_rows(len(pixels), limit, seed)
+    return TensorDataset(normalise_cifar10(pixels[chosen.numpy()]), labels[chosen])
+
+
+def read_cifar10(split: str) -> tuple[NDArray[np.uint8], Tensor]:
+    """CIFAR-10 as it lies on the disk: pixels (N, 32, 32, 3) of 0..255, and labels (N,), int64.
+
+    A quarter of the memory of `load_cifar10`: 154 MB for the 50,000 images of "train", 31 MB for "test".
+
+    Raises:
+        DataMissingError: as `find_cifar10`.
+    """
     from torchvision.datasets import CIFAR10
 
     dataset = CIFAR10(str(find_cifar10()), train=split == "train", download=False)
-    chosen = _choose_rows(len(dataset.data), limit, seed)
-    labels = torch.tensor(dataset.targets, dtype=torch.int64)[chosen]
-    return TensorDataset(normalise_cifar10(dataset.data[chosen.numpy()]), labels)
+    return dataset.data, torch.tensor(dataset.targets, dtype=torch.int64)
 
 
 def normalise_cifar10(pixels: NDArray[np.uint8]) -> Tensor:
@@ -171,12 +231,30 @@ def augment_cifar10(images: Tensor, generator: torch.Generator) -> Tensor:
         >>> augment_cifar10(torch.ones(5, 3, 32, 32), torch.Generator().manual_seed(0)).shape
         torch.Size([5, 3, 32, 32])
     """
+    return shift_and_mirror(images, draw_shifts(len(images), generator))
+
+
+def draw_shifts(count: int, generator: torch.Generator) -> Tensor:
+    """How `augment_cifar10` changes so many images: int64 (count, 3), first row and column of 0..8, mirrored or not."""
+    shifts = torch.randint(0, 9, (2, count, 1), generator=generator)
+    mirrored = torch.rand(count, 1, generator=generator) < 0.5
+    return torch.cat([*shifts, mirrored.to(torch.int64)], dim=1)
+
+
+def shift_and_mirror(images: Tensor, shifts: Tensor) -> Tensor:
+    """The images (N, 3, 32, 32) over a border of 4 zeros, each cut out and mirrored as its row of `draw_shifts` says.
+
+    Example:
+        >>> images = torch.arange(9.0).reshape(1, 1, 3, 3)
+        >>> shift_and_mirror(images, torch.tensor([[4, 5, 1]]))[0, 0]
+        tensor([[0., 2., 1.],
+                [0., 5., 4.],
+                [0., 8., 7.]])
+    """
     count, _, height, width = images.shape
     padded = functional.pad(images, (4, 4, 4, 4))
-    shifts = torch.randint(0, 9, (2, count, 1), generator=generator)
-    rows, columns = shifts[0] + torch.arange(height), shifts[1] + torch.arange(width)
-    mirrored = torch.rand(count, 1, generator=generator) < 0.5
-    columns = torch.where(mirrored, columns.flip(1), columns)
+    rows, columns = shifts[:, :1] + torch.arange(height), shifts[:, 1:2] + torch.arange(width)
+    columns = torch.where(shifts[:, 2:] > 0, columns.flip(1), columns)
     picked = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return picked.permute(0, 3, 1, 2).contiguous()
 
@@ -232,21 +310,20 @@ def unpack_archive(archive: Path, folder: str) -> Path:
 
 
 def trained_weights_path(name: str) -> Path:
-    """The path of a trained CIFAR ResNet's safetensors file under the data root, such as "resnet20".
+    """The path of a trained CIFAR network's safetensors file, such as "resnet20".
 
     Raises:
-        DataMissingError: if it is neither in ``cifar10/models`` nor in ``models``.
+        DataMissingError: if it is neither in ``cifar10/models`` nor in ``models`` under the data root, nor in the
+            cache, where ``benchmarks.train_vit`` puts "cifar_vit".
     """
     root = data_root()
-    places = (root / "cifar10" / "models", root / "models")
+    places = (root / "cifar10" / "models", root / "models", cache_root())
     for place in places:
         if (path := place / f"{name}.safetensors").is_file():
             return path
-    raise DataMissingError(
-        f"{name}.safetensors",
-        places,
-        "github.com/akamaster/pytorch_resnet_cifar10 (pretrained_models/ → safetensors)",
-    )
+    resnets = "github.com/akamaster/pytorch_resnet_cifar10 (pretrained_models/ → safetensors)"
+    source = {"cifar_vit": "python -m benchmarks.train_vit"}.get(name, resnets)
+    raise DataMissingError(f"{name}.safetensors", places, source)
 
 
 def load_nips_photos(part: str = "all", *, limit: int | None = None) -> TensorDataset:
@@ -268,23 +345,31 @@ def load_nips_photos(part: str = "all", *, limit: int | None = None) -> TensorDa
     Example:
         >>> images, labels = load_nips_photos("even", limit=10).tensors  # doctest: +SKIP
     """
+    files, labels = list_nips_photos(part)
+    if limit is not None and not 1 <= limit <= len(files):
+        raise InputError(f"load_nips_photos: limit must be from 1 to {len(files)} or None, got {limit}.")
+    files, labels = files[:limit], labels[:limit]
+    images = torch.empty(len(files), 3, PHOTOS_SIZE, PHOTOS_SIZE)
+    for place, file in enumerate(tqdm(files, desc="photos", unit="photo", leave=False, disable=None)):
+        images[place] = normalise_photo(open_image(file))
+    return TensorDataset(images, labels)
+
+
+def list_nips_photos(part: str = "all") -> tuple[list[Path], Tensor]:
+    """The files of the photos and their labels (N,), int64; for the parts and errors see `load_nips_photos`."""
     if part not in (choices := {"all": (0, 1), "even": (0, 2), "odd": (1, 2)}):
         raise InputError(f"load_nips_photos: part must be 'all', 'even' or 'odd', got {part!r}.")
-    folder = _find_photos()
+    folder = find_photos()
     with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     first, step = choices[part]
     rows = rows[first::step]
-    if limit is not None and not 1 <= limit <= len(rows):
-        raise InputError(f"load_nips_photos: limit must be from 1 to {len(rows)} or None, got {limit}.")
-    chosen = rows[:limit]
-    images = torch.empty(len(chosen), 3, PHOTOS_SIZE, PHOTOS_SIZE)
-    for place, row in enumerate(tqdm(chosen, desc="photos", unit="photo", leave=False, disable=None)):
-        images[place] = _read_photo(folder / row["file"])
-    return TensorDataset(images, torch.tensor([int(row["class_index"]) for row in chosen]))
+    labels = torch.tensor([int(row["class_index"]) for row in rows], dtype=torch.int64)
+    return [folder / row["file"] for row in rows], labels
 
 
-def _find_photos() -> Path:
+def find_photos() -> Path:
+    """The folder of the NIPS-2017 photos; raises `DataMissingError` where there is none."""
     root = data_root()
     places = (root, root / "imagenet")
     for place in places:
@@ -294,31 +379,65 @@ def _find_photos() -> Path:
     raise DataMissingError(f"NIPS-2017 photos ({PHOTOS_FOLDER}/labels.csv)", places, source)
 
 
-def _read_photo(path: Path) -> Tensor:
-    """The middle of a photo, normalised as torchvision's networks expect."""
+def open_image(path: str | Path) -> Image.Image:
+    """The image of a file in RGB; raises `InputError` for what is none."""
     from PIL import Image  # comes with torchvision
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as an image: {error}") from error
+
+
+def normalise_photo(photo: Image.Image) -> Tensor:
+    """The middle of a photo (3, 224, 224), normalised as torchvision's networks expect."""
     from torchvision.transforms import functional as transforms  # takes a second, needed for photos only
 
-    with Image.open(path) as photo:
-        pixels = transforms.to_tensor(np.array(photo.convert("RGB")))
+    pixels = transforms.to_tensor(np.array(photo))
     image = transforms.center_crop(pixels, [PHOTOS_SIZE, PHOTOS_SIZE])
     return transforms.normalize(image, list(IMAGENET_MEAN), list(IMAGENET_STD))
 
 
-def torchvision_weights_path(name: str) -> Path:
-    """The file of torchvision's first ImageNet weights for one of its networks, under the data root.
+def find_imagenet() -> Path:
+    """The folder that holds ImageNet's ``train`` and ``val``, each with one folder of images per class.
 
-    Looks where ``TORCH_HOME`` would have it, in ``hub/checkpoints`` of the data root and of its ``imagenet`` folder.
-    The file is a pickle: read it with ``torch.load(path, weights_only=True)``, which executes no code.
+    Looks for them in the data root and in its folders ``imagenet`` and ``ILSVRC2012``, also where the archives of the
+    challenge put them (``imagenet/ILSVRC2012``, ``imagenet/ILSVRC/Data/CLS-LOC``).
 
     Raises:
-        DataMissingError: if it is in neither place.
+        DataMissingError: if none of them has both.
+    """
+    root = data_root()
+    names = ("", "imagenet", "ILSVRC2012", "imagenet/ILSVRC2012", "imagenet/ILSVRC/Data/CLS-LOC")
+    places = [root / name for name in names]
+    for place in places:
+        if (place / "train").is_dir() and (place / "val").is_dir():
+            return place
+    source = "image-net.org (ILSVRC2012, after logging in; torchvision.datasets.ImageNet unpacks the archives)"
+    raise DataMissingError("ImageNet (train/ and val/ with a folder for each class)", places, source)
+
+
+def torchvision_weights_path(name: str) -> Path:
+    """The file of torchvision's first ImageNet weights for one of its networks.
+
+    Looks where ``TORCH_HOME`` would have it: in ``hub/checkpoints`` of the data root and of its ``imagenet`` folder,
+    then in torch's own cache. The file is a pickle: read it with ``torch.load(path, weights_only=True)``, which
+    executes no code.
+
+    Raises:
+        DataMissingError: if it is in none of these places.
+        InputError: if torchvision has no such weights for it.
     """
     from torchvision.models import get_model_weights
 
-    url = get_model_weights(name)["IMAGENET1K_V1"].url
+    weights = get_model_weights(name).__members__
+    if "IMAGENET1K_V1" not in weights:
+        raise InputError(f"torchvision has no weights IMAGENET1K_V1 for {name}, only {', '.join(weights)}.")
+    url = weights["IMAGENET1K_V1"].url
     root = data_root()
     places = (root / "imagenet" / "hub" / "checkpoints", root / "hub" / "checkpoints")
+    places = (*places, Path(torch.hub.get_dir()) / "checkpoints")
     for place in places:
         if (path := place / Path(url).name).is_file():
             return path

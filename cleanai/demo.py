@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
@@ -14,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cleanai import StructuredPruner, WeightActivationImportance
 from cleanai.data import (
-    DataMissingError,
     augment_cifar10,
+    find_all,
     find_cifar10,
     load_cifar10,
     load_digits_data,
@@ -23,20 +22,21 @@ from cleanai.data import (
     trained_weights_path,
 )
 from cleanai.errors import InputError
-from cleanai.evaluate import Latency, ModelMetrics, measure_latency, measure_model
+from cleanai.evaluate import ModelMetrics, measure_model
 from cleanai.isolation import preserve_random_state
+from cleanai.latency import time_in_turns
 from cleanai.models import digits_resnet, load_weights, resnet20
+from cleanai.narrator import Narrator
 from cleanai.report import Report
 from cleanai.select import check_ratio
-from cleanai.texts import check_language, percent
-from cleanai.training import train_classifier
+from cleanai.texts import percent
+from cleanai.training import Recipe, train_classifier
 
 CALIBRATION_BATCH_SIZE = 64
 CALIBRATION_BATCHES = 10
 CIFAR10_TUNING_IMAGES = 10_000
 TUNING_SECONDS = 60  # a bound for slow machines; the schedule then follows the clock
 CIFAR10_CALIBRATION_IMAGES = CALIBRATION_BATCH_SIZE * CALIBRATION_BATCHES
-LATENCY_ROUNDS = 5
 
 _TURKISH = {
     "Training a small residual network on scikit-learn's digits": (
@@ -53,7 +53,6 @@ _TURKISH = {
     "Measuring the fine-tuned model": "İnce ayarlı model ölçülüyor",
     "Timing the original and the pruned model in turn": "Özgün ve budanmış modelin süreleri dönüşümlü ölçülüyor",
     "Drawing the figures and writing the report": "Şekiller çiziliyor ve rapor yazılıyor",
-    "  done in {seconds} s": "  {seconds} sn sürdü",
     "Report: {path} (open it in a browser; the same as data: {data})": (
         "Rapor: {path} (tarayıcıda açın; aynısının verisi: {data})"
     ),
@@ -109,7 +108,7 @@ def run_demo(
     Example:
         >>> run_demo("digits", ratio=0.5).save("digits.md")  # doctest: +SKIP
     """
-    narrator = _Narrator(check_language(language))
+    narrator = Narrator(language, _TURKISH)
     if data not in _SUBJECTS:
         raise InputError(f"run_demo: data must be one of {', '.join(map(repr, _SUBJECTS))}, got {data!r}.")
     if ratio is not None:
@@ -128,7 +127,7 @@ def run_demo(
     return report
 
 
-def _prune_subject(subject: Subject, ratio: float, narrator: _Narrator, seed: int) -> Report:
+def _prune_subject(subject: Subject, ratio: float, narrator: Narrator, seed: int) -> Report:
     pruner = StructuredPruner(
         subject.model,
         subject.example,
@@ -146,26 +145,21 @@ def _prune_subject(subject: Subject, ratio: float, narrator: _Narrator, seed: in
     with narrator.step("Measuring the pruned model") as title:
         metrics["pruned"] = _measure(pruned, subject, title)
     with narrator.step("Fine-tuning") as title:
-        records = train_classifier(
-            pruned,
-            subject.tuning,
-            epochs=subject.epochs,
-            lr=subject.lr,
-            max_seconds=TUNING_SECONDS,
-            seed=seed,
-            progress=title,
+        recipe = Recipe(epochs=subject.epochs, lr=subject.lr, seed=seed)
+        tuning = train_classifier(
+            pruned, subject.tuning, recipe, max_seconds=TUNING_SECONDS, device="cpu", progress=title
         )
     with narrator.step("Measuring the fine-tuned model") as title:
         metrics["fine-tuned"] = _measure(pruned, subject, title)
     with narrator.step("Timing the original and the pruned model in turn"):
-        times = _time_in_turn([subject.model, pruned], subject.example)
+        times = time_in_turns([subject.model, pruned], subject.example)
     # Fine-tuning changes weights, not operations, so the time of the pruned network is one.
     latencies = {"original": times[0], "pruned": times[1], "fine-tuned": times[1]}
     metrics = {stage: dataclasses.replace(metrics[stage], latency=latencies[stage]) for stage in metrics}
     return pruner.report(
         model_name=subject.model_name,
         metrics=metrics,
-        history=[dataclasses.asdict(record) for record in records],
+        history=[dataclasses.asdict(record) for record in tuning.history],
         language=narrator.language,
     )
 
@@ -174,19 +168,14 @@ def _measure(model: nn.Module, subject: Subject, title: str) -> ModelMetrics:
     return measure_model(model, subject.example, loader=subject.test, progress=title)
 
 
-def _time_in_turn(models: Sequence[nn.Module], example: Tensor) -> list[Latency]:
-    """Each model's latency in its fastest round: what else the machine does comes and goes, and hits all of them."""
-    rounds = [[measure_latency(model, example, min_run_time=0.3) for model in models] for _ in range(LATENCY_ROUNDS)]
-    return [min(column, key=lambda latency: latency.median_ms) for column in zip(*rounds, strict=True)]
-
-
-def _prepare_digits(seed: int, narrator: _Narrator) -> Subject:
+def _prepare_digits(seed: int, narrator: Narrator) -> Subject:
     with narrator.step("Training a small residual network on scikit-learn's digits") as title:
         data = load_digits_data(seed)
         torch.manual_seed(seed)
         model = digits_resnet()
         loader = make_loader(data.train, batch_size=64, shuffle_seed=seed)
-        train_classifier(model, loader, epochs=25, lr=0.05, weight_decay=5e-3, seed=seed, progress=title)
+        recipe = Recipe(epochs=25, lr=0.05, weight_decay=5e-3, seed=seed)
+        train_classifier(model, loader, recipe, device="cpu", progress=title)
     return Subject(
         model_name="digits_resnet",
         model=model.eval(),
@@ -200,9 +189,9 @@ def _prepare_digits(seed: int, narrator: _Narrator) -> Subject:
     )
 
 
-def _prepare_cifar10(seed: int, narrator: _Narrator) -> Subject:
+def _prepare_cifar10(seed: int, narrator: Narrator) -> Subject:
     with narrator.step("Loading the trained ResNet-20 and CIFAR-10"):
-        _find_all([find_cifar10, lambda: trained_weights_path("resnet20")], narrator.language)
+        find_all([find_cifar10, lambda: trained_weights_path("resnet20")], narrator.language)
         model = load_weights(resnet20(), trained_weights_path("resnet20"))
         test = load_cifar10("test")
         train = load_cifar10("train", limit=CIFAR10_TUNING_IMAGES, seed=seed)
@@ -220,19 +209,6 @@ def _prepare_cifar10(seed: int, narrator: _Narrator) -> Subject:
     )
 
 
-def _find_all(lookups: Sequence[Callable[[], object]], language: str) -> None:
-    """One error about everything that is missing, so that nobody comes back for the second file."""
-    missing = []
-    for look in lookups:
-        try:
-            look()
-        except DataMissingError as error:
-            missing.append(error)
-    if missing:
-        missing[0].args = ("\n".join(error.describe(language) for error in missing),)
-        raise missing[0]
-
-
 _SUBJECTS = {"digits": _prepare_digits, "cifar10": _prepare_cifar10}
 
 # The digits' network is too small to gain from a second thread, and on a busy machine it can lose ten times its speed.
@@ -248,29 +224,3 @@ def _thread_limit(threads: int | None) -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class _Narrator:
-    """Says what is going on, in the language asked for, and how long each step took."""
-
-    def __init__(self, language: str) -> None:
-        self.language = language
-        self._start = time.perf_counter()
-
-    def say(self, phrase: str, **values: object) -> None:
-        print(self._translate(phrase, **values), flush=True)
-
-    def elapsed(self) -> str:
-        return f"{time.perf_counter() - self._start:.1f}"
-
-    @contextlib.contextmanager
-    def step(self, phrase: str, **values: object) -> Generator[str]:
-        """Announces a step and, when it has ended, says how long it took; gives the title for a progress bar."""
-        title = self._translate(phrase, **values)
-        print(f"• {title} …", flush=True)
-        start = time.perf_counter()
-        yield title
-        print(self._translate("  done in {seconds} s", seconds=f"{time.perf_counter() - start:.1f}"), flush=True)
-
-    def _translate(self, phrase: str, **values: object) -> str:
-        return (phrase if self.language == "en" else _TURKISH[phrase]).format(**values)

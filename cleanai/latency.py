@@ -1,15 +1,19 @@
-"""Latency against latency: two models timed in turns, so that what disturbs the machine disturbs both."""
+"""Latency against latency: models timed in turns, so that what disturbs the machine disturbs all of them."""
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from cleanai.errors import InputError
-from cleanai.evaluate import ForwardFn, measure_latency
+from cleanai.evaluate import ForwardFn, Latency, measure_latency
+
+DISTURBED = 0.1  # a spread beyond this share of the median: something else used the machine, as torch's timer says
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,49 @@ class LatencyRatio:
 
     def __str__(self) -> str:
         return f"{self.ratio:.3f} ± {self.spread:.3f} (IQR of {self.pairs} pairs)"
+
+
+def time_in_turns(
+    models: Sequence[nn.Module],
+    example_inputs: Any,
+    *,
+    rounds: int = 5,
+    min_run_time: float = 0.3,
+    forward_fn: ForwardFn | None = None,
+    num_threads: int = 1,
+) -> list[Latency]:
+    """Each model's latency: the median over rounds in which all are timed, one after the other, and their spread.
+
+    What else the machine does comes and goes, and so hits all of them.
+
+    Args:
+        rounds: how often all of them are timed; at least two, from which a spread can be told.
+        min_run_time: seconds for each model in each round.
+
+    Raises:
+        InputError: fewer than two rounds.
+
+    Example:
+        >>> import torch
+        >>> len(time_in_turns([nn.Linear(8, 8), nn.Linear(8, 4)], torch.zeros(1, 8), rounds=2, min_run_time=0.001))
+        2
+    """
+    options: dict[str, Any] = {"forward_fn": forward_fn, "num_threads": num_threads, "min_run_time": min_run_time}
+    if rounds < 2:
+        raise InputError(f"time_in_turns: rounds is {rounds}; it takes at least 2 to tell the spread")
+    timed = [[measure_latency(model, example_inputs, **options) for model in models] for _ in range(rounds)]
+    return [_join_rounds(column) for column in zip(*timed, strict=True)]
+
+
+def _join_rounds(rounds: Sequence[Latency]) -> Latency:
+    lower, median, upper = statistics.quantiles([each.median_ms for each in rounds], n=4, method="inclusive")
+    return dataclasses.replace(
+        rounds[0],
+        median_ms=median,
+        iqr_ms=upper - lower,
+        runs=sum(each.runs for each in rounds),
+        disturbed=upper - lower > DISTURBED * median,
+    )
 
 
 def compare_latency(

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import resnet18
+from torchvision.models import ResNet, resnet18
 
 from cleanai.errors import InputError
 
@@ -127,10 +127,22 @@ def resnet18_cifar(num_classes: int = 10) -> nn.Module:
         >>> resnet18_cifar()(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
-    model = resnet18(num_classes=num_classes)
-    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own stem
-    model.maxpool = nn.Identity()
+    return use_small_stem(resnet18(num_classes=num_classes))
+
+
+def use_small_stem(model: ResNet) -> ResNet:
+    """The same torchvision ResNet, changed in place for 32×32 images: 3×3 stem of stride 1, no max-pool.
+
+    The new stem is initialised as torchvision's own; a stem of stride 2 and the pooling would leave 8×8 pixels.
+
+    Example:
+        >>> model = use_small_stem(resnet18())
+        >>> model.conv1.kernel_size, model.conv1.stride
+        ((3, 3), (1, 1))
+    """
+    model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()  # ty: ignore[invalid-assignment]  (its declared type is what it starts with)
     return model
 
 

@@ -19,6 +19,7 @@ from cleanai.calibration import ActivationStatistics, collect_statistics
 from cleanai.cost import CostModel
 from cleanai.coupling import Coupling, Frozen, Group
 from cleanai.depth import Block, choose_blocks, renumber_groups, score_blocks
+from cleanai.distributed import merge_over_processes
 from cleanai.errors import CleanAIError, InputError, TraceError, VerificationError
 from cleanai.evaluate import ModelMetrics, measure_model
 from cleanai.fields import IntArray
@@ -193,7 +194,7 @@ class StructuredPruner:
         self.verification: Verification | None = None
         self.warnings: list[str] = list(self.analysis.warnings)
         self._before: ModelMetrics | None = None
-        self._loader: tuple[Iterable[Any], int | None, bool | None] | None = None
+        self._loader: tuple[Iterable[Any], int | None, bool | None, bool] | None = None
         self._planned: Analysis = self.analysis
         self._latency: LatencyRatio | None = None
         self._reported: tuple[tuple[Group, ...], tuple[Frozen, ...]] = ((), ())
@@ -231,21 +232,32 @@ class StructuredPruner:
     # ------------------------------------------------------------------------------------------------- calibrating
 
     def collect_activations(
-        self, loader: Iterable[Any], num_batches: int | None = None, *, progress: bool | None = None
+        self,
+        loader: Iterable[Any],
+        num_batches: int | None = None,
+        *,
+        progress: bool | None = None,
+        distributed: bool = False,
     ) -> ActivationStatistics:
         """Activation statistics from calibration data, kept for the scores and returned.
 
         ``loader`` yields tensors, (x, y) pairs, tuples or dicts; at most ``num_batches`` batches are used. A criterion
         that wants statistics of the model as it is before each step (``recollect = True`` on it) goes through the
-        loader again.
+        loader again. With ``distributed``, every process of a `torch.distributed` group calls this with batches of its
+        own, and all of them get the statistics of all batches.
 
         Raises:
             InputError: the loader is empty, a batch does not fit the model, or an activation is NaN or infinite.
         """
         self.statistics = self._collect(
-            self.model, loader, num_batches, progress, {block.path: block.dim for block in self._list_blocks()}
+            self.model,
+            loader,
+            num_batches,
+            progress,
+            distributed,
+            blocks={block.path: block.dim for block in self._list_blocks()},
         )
-        self._loader = loader, num_batches, progress
+        self._loader = loader, num_batches, progress, distributed
         return self.statistics
 
     def _collect(
@@ -254,9 +266,10 @@ class StructuredPruner:
         loader: Iterable[Any],
         num_batches: int | None,
         progress: bool | None,
+        distributed: bool,
         blocks: Mapping[str, int | None],
     ) -> ActivationStatistics:
-        return collect_statistics(
+        statistics = collect_statistics(
             model,
             loader,
             example_inputs=self.example_inputs,
@@ -267,6 +280,7 @@ class StructuredPruner:
             thresholds=thresholds_of(self.importance),
             stages=self._list_stages(model) if getattr(self.importance, "needs_moments", False) else None,
         )
+        return merge_over_processes(statistics) if distributed else statistics
 
     def _list_stages(self, model: nn.Module) -> dict[str, int]:
         coupling = self.analysis.coupling
@@ -284,18 +298,20 @@ class StructuredPruner:
         curvature: bool | None = None,
         seed: int = 0,
         progress: bool | None = None,
+        distributed: bool = False,
     ) -> GradientStatistics:
         """Gradient statistics from labelled batches, kept for the scores and returned.
 
         ``loader`` yields (inputs, labels) pairs, or whatever ``loss_fn(model, batch)`` understands; the loss is the
         cross-entropy if none is given. ``curvature`` is looked at where the criterion needs it, or if asked for, with
         so many ``probes`` for each batch and random signs from ``seed`` (see `cleanai.collect_gradients`).
+        ``distributed`` is as in `collect_activations`.
 
         Raises:
             InputError: the loader is empty, a batch has no labels or does not fit the model, or the loss is not a
                 finite scalar that depends on the parameters.
         """
-        self.gradients = collect_gradients(
+        gradients = collect_gradients(
             self.model,
             loader,
             loss_fn,
@@ -307,6 +323,7 @@ class StructuredPruner:
             forward_fn=self._options["forward_fn"],
             progress=progress,
         )
+        self.gradients = merge_over_processes(gradients) if distributed else gradients
         return self.gradients
 
     def _check_loader(self) -> None:
@@ -318,6 +335,11 @@ class StructuredPruner:
         who = who if recollects else f"recover={self.recover!r} works on calibration data"
         if self._loader is None:
             raise InputError(f"{who}: call collect_activations(loader) first")
+        if self._loader[-1] and self.recover != "none":
+            raise InputError(
+                f"recover={self.recover!r} goes through all calibration data on every process: call "
+                "collect_activations(loader) with all of it, without distributed=True"
+            )
         if iter(self._loader[0]) is self._loader[0]:
             raise InputError(
                 f"{who}, but the loader given to collect_activations can be gone through only once; give a DataLoader "
@@ -740,7 +762,7 @@ class StructuredPruner:
         if self.recover == "none":
             return
         assert self._loader is not None and walk.reference is not None
-        loader, num_batches, progress = self._loader
+        loader, num_batches, progress, _ = self._loader
         self.recovery = recover_model(
             walk.reference if trained is None else trained,
             walk.model,

@@ -56,7 +56,7 @@ def field_names(kind: Any) -> list[str]:
     return [part.name for part in dataclasses.fields(kind)]
 
 
-def read_record(kind: type[_T], data: dict[str, Any], **convert: Callable[[Any], Any]) -> _T:
+def read_record(kind: type[_T], data: dict[str, Any], /, **convert: Callable[[Any], Any]) -> _T:
     """A dataclass from its dictionary, some fields converted; raises `ValueError` on fields it does not know."""
     unknown = set(data) - set(field_names(kind))
     if unknown:

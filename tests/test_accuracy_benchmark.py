@@ -43,7 +43,7 @@ from cleanai.errors import InputError
 from cleanai.models import cifar_vit, digits_resnet
 from cleanai.plots import CostCurve, CostPoint, plot_accuracy_cost
 from cleanai.recover import METHODS, recover_model
-from cleanai.training import train_classifier
+from cleanai.training import Recipe, train_classifier
 
 
 def part_of(dataset: TensorDataset, count: int) -> TensorDataset:
@@ -56,7 +56,7 @@ def digits() -> Subject:
     data = load_digits_data()
     torch.manual_seed(0)
     model = digits_resnet(8)
-    train_classifier(model, make_loader(data.train, batch_size=64, shuffle_seed=0), epochs=3, lr=0.1)
+    train_classifier(model, make_loader(data.train, batch_size=64, shuffle_seed=0), Recipe(epochs=3, lr=0.1))
     calibration, test = part_of(data.calibration, 96), part_of(data.test, 200)
     return make_subject("digits", model, calibration, test, data="digits", mirror=False, batch=32)
 
@@ -393,7 +393,7 @@ def test_trials_agree_with_a_recount_and_are_not_repeated(digits: Subject, tmp_p
     pruned = StructuredPruner(digits.model, digits.example, "l2", 0.5, target="macs", global_pruning=True).prune()
     assert trials[0].accuracy_cut == trials[1].accuracy_cut == pytest.approx(count_right(pruned, digits), abs=1e-3)
     loader = make_loader(data, batch_size=128, shuffle_seed=1, augment=finetune.augment_cifar10)
-    train_classifier(pruned, loader, epochs=1, lr=0.02, seed=1)
+    train_classifier(pruned, loader, Recipe(epochs=1, lr=0.02, seed=1))
     assert trials[1].accuracy == pytest.approx(count_right(pruned, digits), abs=1e-3)
     save_trials(tmp_path / "a.csv", trials[:3])
     assert read_trials(tmp_path / "a.csv") == trials[:3]
