@@ -46,7 +46,8 @@ FAMILY_COLOURS = (KEPT, _PALETTE[1], _PALETTE[2], _PALETTE[4], ORIGINAL)
 NAMED_GROUPS = 40  # above this the kept-units figure numbers the groups instead of naming them
 SCORE_PANELS = 12
 SCREEN_DPI = 96
-_WIDTH = 8.0
+FIGURE_WIDTH = 8.0
+TITLE_LETTERS = 78  # that many bold letters fit the width
 
 
 # ---------------------------------------------------------------- before and after
@@ -62,8 +63,8 @@ def plot_metrics(report: Report, ax: Axes | None = None) -> Figure:
     language, stages = report.language, list(report.metrics)
     rows = _measured_rows(report)
     height = 0.8 / len(stages)
-    with _style():
-        figure, axes = _canvas(ax, (_WIDTH, 1.3 + len(rows) * (0.16 + 0.21 * len(stages))))
+    with figure_style():
+        figure, axes = make_canvas(ax, (FIGURE_WIDTH, 1.3 + len(rows) * (0.16 + 0.21 * len(stages))))
         for position, stage in enumerate(stages):
             places = np.arange(len(rows)) + (position - (len(stages) - 1) / 2) * height
             values = [row.percents[position] for row in rows]
@@ -77,9 +78,9 @@ def plot_metrics(report: Report, ax: Axes | None = None) -> Figure:
         axes.set_xlim(0, longest * 1.28)
         axes.set_xticks(_percent_ticks(longest))
         axes.set_xlabel(say(language, "share of the original (%); accuracy: correct answers (%)"))
-        _finish(axes)
-        _set_title(figure, axes, _metrics_title(report), own_figure=ax is None)
-        _add_legend(figure, axes, own_figure=ax is None)
+        finish_axes(axes)
+        title_figure(figure, axes, _metrics_title(report), own_figure=ax is None)
+        add_legend(figure, axes, own_figure=ax is None)
     return figure
 
 
@@ -156,14 +157,14 @@ def plot_kept_channels(report: Report, ax: Axes | None = None) -> Figure:
     if not report.groups:
         raise InputError("plot_kept_channels: this report has no group.")
     draw = _draw_named_groups if len(report.groups) <= NAMED_GROUPS else _draw_numbered_groups
-    with _style():
+    with figure_style():
         return draw(report, ax)
 
 
 def _draw_named_groups(report: Report, ax: Axes | None) -> Figure:
     language, groups = report.language, report.groups
     kept = _kept_percents(groups)
-    figure, axes = _canvas(ax, (_WIDTH, 1.5 + 0.235 * len(groups)))
+    figure, axes = make_canvas(ax, (FIGURE_WIDTH, 1.5 + 0.235 * len(groups)))
     places = range(len(groups))
     axes.barh(places, [100] * len(groups), 0.72, color=(*REMOVED, 0.35), label=say(language, "removed"))
     axes.barh(places, kept, 0.72, color=KEPT, label=say(language, "kept"))
@@ -180,15 +181,15 @@ def _draw_named_groups(report: Report, ax: Axes | None) -> Figure:
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel(say(language, "units kept (%)"))
     axes.margins(y=0.5 / max(10, len(groups)))
-    _finish(axes)
-    _set_title(figure, axes, _kept_title(report), own_figure=ax is None)
-    _add_legend(figure, axes, own_figure=ax is None)
+    finish_axes(axes)
+    title_figure(figure, axes, _kept_title(report), own_figure=ax is None)
+    add_legend(figure, axes, own_figure=ax is None)
     return figure
 
 
 def _draw_numbered_groups(report: Report, ax: Axes | None) -> Figure:
     language, groups = report.language, report.groups
-    figure, axes = _canvas(ax, (_WIDTH, 3.8))
+    figure, axes = make_canvas(ax, (FIGURE_WIDTH, 3.8))
     places = np.arange(1, len(groups) + 1)
     axes.bar(places, 100, 1.0, color=(*REMOVED, 0.35), linewidth=0, label=say(language, "removed"))
     axes.bar(places, _kept_percents(groups), 1.0, color=KEPT, linewidth=0, label=say(language, "kept"))
@@ -196,9 +197,9 @@ def _draw_numbered_groups(report: Report, ax: Axes | None) -> Figure:
     axes.set_ylim(0, 100)
     axes.set_xlabel(say(language, "group, in the order of the table"))
     axes.set_ylabel(say(language, "units kept (%)"))
-    _finish(axes, grid="y")
-    _set_title(figure, axes, _kept_title(report), own_figure=ax is None)
-    _add_legend(figure, axes, own_figure=ax is None)
+    finish_axes(axes, grid="y")
+    title_figure(figure, axes, _kept_title(report), own_figure=ax is None)
+    add_legend(figure, axes, own_figure=ax is None)
     return figure
 
 
@@ -243,7 +244,7 @@ def plot_score_distributions(report: Report, max_groups: int = SCORE_PANELS, ax:
     shown = groups[: 1 if ax is not None else max_groups]
     if not shown:
         raise InputError("plot_score_distributions: no pruned group of this report has scores.")
-    with _style():
+    with figure_style():
         figure, panels = _panels(ax, len(shown))
         for panel, group in zip(panels, shown, strict=True):
             _draw_scores(panel, group, report.language)
@@ -258,7 +259,7 @@ def _panels(ax: Axes | None, count: int) -> tuple[Figure, list[Axes]]:
         return _figure_of(ax), [ax]
     columns = min(3, count)
     rows = math.ceil(count / columns)
-    figure = ReportFigure(figsize=(_WIDTH + 0.8, 1.0 + 1.95 * rows), layout=_layout())
+    figure = ReportFigure(figsize=(FIGURE_WIDTH + 0.8, 1.0 + 1.95 * rows), layout=_layout())
     grid = figure.subplots(rows, columns, squeeze=False)
     panels = list(grid.flat)
     for unused in panels[count:]:
@@ -294,7 +295,7 @@ def _draw_scores(axes: Axes, group: GroupRecord, language: str) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     if not logarithmic:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.xaxis.set_major_formatter(_TickFormatter(language))
+        axes.xaxis.set_major_formatter(TickFormatter(language))
     sns.despine(ax=axes)
 
 
@@ -323,7 +324,7 @@ def _title_scores(figure: Figure, report: Report, groups: Sequence[GroupRecord],
         title = say(language, phrase, count=crossed, total=len(groups))
     else:
         title = say(language, "Each group: every removed unit scored below every kept one")
-    _set_title(figure, figure.axes[0], title, own_figure=True)
+    title_figure(figure, figure.axes[0], title, own_figure=True)
     handles: list[Any] = [Patch(color=KEPT, label=say(language, "kept"))]
     handles.append(Patch(color=REMOVED, label=say(language, "removed")))
     handles.append(Line2D([], [], color="black", linestyle="--", label=say(language, "cut")))
@@ -352,8 +353,8 @@ def plot_sensitivity(sensitivity: Sensitivity, ax: Axes | None = None, language:
     ratios = sorted({point.ratio for point in sensitivity.points})
     losses = _losses(sensitivity, ratios)
     named = len(groups) <= NAMED_GROUPS
-    with _style():
-        figure, axes = _canvas(ax, (_WIDTH, 1.6 + (0.25 * len(groups) if named else 4.0)))
+    with figure_style():
+        figure, axes = make_canvas(ax, (FIGURE_WIDTH, 1.6 + (0.25 * len(groups) if named else 4.0)))
         # The largest losses of all look alike, so that one lost network does not make all others look harmless.
         top = max(float(np.nanquantile(losses, 0.9)), 1e-9)
         image = axes.imshow(losses, aspect="auto", cmap=_sensitivity_colours(), vmin=0, vmax=top)
@@ -372,11 +373,11 @@ def plot_sensitivity(sensitivity: Sensitivity, ax: Axes | None = None, language:
         bar = figure.colorbar(image, ax=axes, extend="max", fraction=0.04, pad=0.02)
         bar.set_label(say(language, title))
         bar.outline.set_visible(False)
-        bar.ax.yaxis.set_major_formatter(_TickFormatter(language))
+        bar.ax.yaxis.set_major_formatter(TickFormatter(language))
         order = np.argsort(-np.nansum(losses, axis=1), kind="stable")
         most, least = (label_text(groups[place], 36) for place in (order[0], order[-1]))
         finding = say(language, "Most sensitive: {most}; least: {least}", most=most, least=least)
-        _set_title(figure, axes, finding, own_figure=ax is None)
+        title_figure(figure, axes, finding, own_figure=ax is None)
     return figure
 
 
@@ -428,11 +429,11 @@ def plot_training(history: Sequence[dict[str, Any]], language: str = "en", ax: A
     words = [word for word in ("loss", "accuracy") if _curves(history, word)]
     if not words:
         raise InputError('plot_training: the history holds no key that ends in "loss" or "accuracy".')
-    with _style():
+    with figure_style():
         if ax is not None:
             words, figure, panels = words[-1:], _figure_of(ax), [ax]
         else:
-            figure = ReportFigure(figsize=(_WIDTH, 3.4), layout=_layout())
+            figure = ReportFigure(figsize=(FIGURE_WIDTH, 3.4), layout=_layout())
             panels = list(figure.subplots(1, len(words), squeeze=False).flat)
         for axes, word in zip(panels, words, strict=True):
             _draw_curves(axes, history, word, language)
@@ -459,13 +460,13 @@ def _draw_curves(axes: Axes, history: Sequence[dict[str, Any]], word: str, langu
     axes.set_xlabel(say(language, "epoch"))
     axes.set_ylabel(say(language, "loss" if word == "loss" else "accuracy (%)"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.yaxis.set_major_formatter(_TickFormatter(language))
+    axes.yaxis.set_major_formatter(TickFormatter(language))
     main = list(curves.values())[-1][1]
     write = _write_accuracy if word == "accuracy" else short_number
     written = [write(main[place], language) for place in (0, -1)]
     finding = " → ".join(written if len(main) > 1 else written[:1])
     title = f"{_curve_title(list(curves)[-1], word, language)}: {finding}"
-    _finish(axes, grid="y")
+    finish_axes(axes, grid="y")
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     if len(curves) > 1:
         axes.legend(loc="upper right" if word == "loss" else "lower right", fontsize=8.5)
@@ -535,8 +536,8 @@ def plot_accuracy_cost(curves: Sequence[CostCurve], language: str = "en") -> Fig
     looks = _curve_looks(curves)
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
-    with _style():
-        figure = ReportFigure(figsize=(_WIDTH, 1.5 + 2.9 * rows), layout=_layout())
+    with figure_style():
+        figure = ReportFigure(figsize=(FIGURE_WIDTH, 1.5 + 2.9 * rows), layout=_layout())
         figure.set_layout_engine(_layout())
         places = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes in places[len(panels) :]:
@@ -550,7 +551,7 @@ def plot_accuracy_cost(curves: Sequence[CostCurve], language: str = "en") -> Fig
             if position >= len(panels) - columns:
                 axes.set_xlabel(say(language, "MACs kept (%)"))
         figure.suptitle(
-            textwrap.fill(with_minus(_cost_title(curves, language)), 86),
+            wrap_title(_cost_title(curves, language), TITLE_LETTERS),
             x=0.012,
             ha="left",
             fontsize=11,
@@ -584,9 +585,9 @@ def _draw_cost_curves(axes: Axes, curves: Sequence[CostCurve], looks: dict[str, 
         points = sorted((100 * point.kept, point.accuracy) for point in curve.points)
         axes.plot([x for x, _ in points], [y for _, y in points], **looks[curve.label])
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_formatter(_TickFormatter(language))
-    axes.yaxis.set_major_formatter(_TickFormatter(language))
-    _finish(axes, grid="y")
+    axes.xaxis.set_major_formatter(TickFormatter(language))
+    axes.yaxis.set_major_formatter(TickFormatter(language))
+    finish_axes(axes, grid="y")
 
 
 def _cost_title(curves: Sequence[CostCurve], language: str) -> str:
@@ -634,12 +635,12 @@ def _tail(text: str, widest: int) -> str:
 
 @functools.cache
 def _drawable_characters() -> frozenset[int]:
-    with _style():
+    with figure_style():
         return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 
 @contextlib.contextmanager
-def _style() -> Generator[None]:
+def figure_style() -> Generator[None]:
     """One look for all figures, whatever the caller has set; the caller's settings come back at the end."""
     look = {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook", font_scale=0.8)}
     with mpl.rc_context():
@@ -648,7 +649,7 @@ def _style() -> Generator[None]:
         yield
 
 
-class _TickFormatter(ScalarFormatter):
+class TickFormatter(ScalarFormatter):
     """Numbers along an axis as the language writes them."""
 
     def __init__(self, language: str) -> None:
@@ -668,7 +669,7 @@ class ReportFigure(Figure):
         return buffer.getvalue()
 
 
-def _canvas(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
+def make_canvas(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
     """The given axes and their figure, or one pair of our own of `size` inches."""
     if ax is not None:
         return _figure_of(ax), ax
@@ -690,20 +691,25 @@ def _percent_ticks(longest: float) -> list[int]:
     return list(range(0, math.floor(longest) + 1, step))
 
 
-def _finish(axes: Axes, grid: str = "x") -> None:
+def finish_axes(axes: Axes, grid: str = "x") -> None:
     """Only the grid lines that help reading the values, and no box."""
     axes.grid(visible=False, axis="y" if grid == "x" else "x")
     axes.set_axisbelow(True)
     sns.despine(ax=axes)
 
 
-def _set_title(figure: Figure, axes: Axes, title: str, own_figure: bool) -> None:
+def title_figure(figure: Figure, axes: Axes, title: str, own_figure: bool) -> None:
     """The finding: over the whole width of a figure of our own, over the axes of someone else's."""
     if own_figure:
-        figure.suptitle(textwrap.fill(with_minus(title), 86), x=0.012, ha="left", fontsize=11, fontweight="bold")
+        figure.suptitle(wrap_title(title, TITLE_LETTERS), x=0.012, ha="left", fontsize=11, fontweight="bold")
     else:
         letters = max(24, int(11 * _size_of(figure, axes)[0]))  # that many bold letters of this size in an inch
-        axes.set_title(textwrap.fill(with_minus(title), letters), loc="left", fontsize=10, fontweight="bold")
+        axes.set_title(wrap_title(title, letters), loc="left", fontsize=10, fontweight="bold")
+
+
+def wrap_title(title: str, letters: int) -> str:
+    """A title in lines of so many letters; a percent sign stays with its number."""
+    return textwrap.fill(with_minus(title).replace(" %", "\u00a0%"), letters).replace("\u00a0", " ")
 
 
 def _size_of(figure: Figure, axes: Axes) -> tuple[float, float]:
@@ -712,7 +718,7 @@ def _size_of(figure: Figure, axes: Axes) -> tuple[float, float]:
     return place.width * figure.get_figwidth(), place.height * figure.get_figheight()
 
 
-def _add_legend(figure: Figure, axes: Axes, own_figure: bool) -> None:
+def add_legend(figure: Figure, axes: Axes, own_figure: bool) -> None:
     """A legend below a figure of our own, and below the axes of someone else's."""
     handles, labels = axes.get_legend_handles_labels()
     if own_figure:

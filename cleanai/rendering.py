@@ -105,7 +105,7 @@ def _quantities(language: str) -> list[_Quantity]:
         _Quantity(
             say(language, "Latency"),
             lambda m: m.latency.median_ms if m.latency else None,
-            lambda m: _latency_text(m.latency, language),
+            lambda m: latency_text(m.latency, language),
         ),
         _Quantity(say(language, "Accuracy"), lambda m: m.accuracy, accuracy, difference=points),
         _Quantity(say(language, "Loss"), lambda m: m.loss, loss, difference=lambda change: signed(change, 3, language)),
@@ -133,12 +133,13 @@ def _change(report: Report, quantity: _Quantity, first: ModelMetrics, metrics: M
     return signed_percent(after / before - 1, report.language)
 
 
-def _latency_text(latency: Latency | None, language: str) -> str:
+def latency_text(latency: Latency | None, language: str, unit: str = " ms") -> str:
+    """A latency with its spread; a star marks one that was disturbed."""
     if latency is None:
         return MISSING
     mark = "*" if latency.disturbed else ""
     median, spread = significant(latency.median_ms, 3, language), significant(latency.iqr_ms, 2, language)
-    return f"{median} ± {spread} ms{mark}"
+    return f"{median} ± {spread}{unit}{mark}"
 
 
 def _megabytes(size: float, language: str) -> str:
@@ -154,15 +155,21 @@ def are_comparable(latencies: Sequence[Latency | None]) -> bool:
 
 
 def _metrics_notes(report: Report) -> tuple[str, ...]:
-    """Units, and the conditions that the measurements were taken under, stages with equal ones together."""
+    """Units, what changes are against, and the conditions of the measurements."""
     language, metrics = report.language, report.metrics
-    notes = [
+    return (
         say(language, "Changes are against “{stage}”.", stage=term(language, next(iter(metrics)))),
         say(
             language,
             "MB = 10^6 bytes; MACs = multiply-accumulates of one call on the example inputs; FLOPs = 2 × MACs.",
         ),
-    ]
+        *measurement_notes(metrics, language),
+    )
+
+
+def measurement_notes(metrics: dict[str, ModelMetrics], language: str) -> list[str]:
+    """The conditions that the measurements were taken under, stages with equal ones together."""
+    notes = []
     timed = {stage: m.latency for stage, m in metrics.items() if m.latency}
     phrase = "Latency: median ± interquartile range; batch size {batch}, CPU threads {threads}; {runs}."
     settings = {stage: (latency.batch_size, latency.num_threads) for stage, latency in timed.items()}
@@ -188,7 +195,7 @@ def _metrics_notes(report: Report) -> tuple[str, ...]:
         notes.append(
             say(language, phrase, samples=whole_number(samples, language), stages=_stage_names(stages, language))
         )
-    return tuple(notes)
+    return notes
 
 
 def _by_value(values: dict[str, Any]) -> dict[Any, list[str]]:
@@ -678,14 +685,13 @@ def _listed_indices(report: Report, group: GroupRecord, with_scores: bool, runs:
 
 def render_page(report: Report) -> str:
     """The report as one self-contained HTML page with figures; no script, nothing fetched from anywhere."""
-    return (
-        _environment().get_template("page.html.j2").render(**_html_parts(report, PAGE_LIMITS), figures=_figures(report))
-    )
+    page = html_environment().get_template("page.html.j2")
+    return page.render(**_html_parts(report, PAGE_LIMITS), figures=_figures(report))
 
 
 def render_notebook(report: Report) -> str:
     """The report for a notebook cell: the page's tables without figures; equal reports give equal text."""
-    return _environment().get_template("notebook.html.j2").render(**_html_parts(report, NOTEBOOK_LIMITS))
+    return html_environment().get_template("notebook.html.j2").render(**_html_parts(report, NOTEBOOK_LIMITS))
 
 
 def with_minus(text: str) -> str:
@@ -694,7 +700,8 @@ def with_minus(text: str) -> str:
 
 
 @functools.cache
-def _environment() -> Environment:
+def html_environment() -> Environment:
+    """What renders the HTML templates: escaping always on, control characters written out."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

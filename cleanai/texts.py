@@ -210,11 +210,237 @@ _TURKISH = {
     "{shown} largest of {total} scored and pruned groups.": (
         "Puanlanan ve budanan {total} grubun en büyük {shown} tanesi."
     ),
+    "At the ratio {ratio} ({stage}): {results}.": "Budama oranı {ratio} iken ({stage}): {results}.",
     "Units kept per group": "Grup başına kalan birimler",
     "Score distributions": "Puan dağılımları",
     "Training curve": "Eğitim eğrisi",
     "Loss ({data})": "Kayıp ({data})",
     "Accuracy ({data})": "Doğruluk ({data})",
+    # Documents of experiments: cover
+    "Pruning experiment {scenario}: {method}": "{scenario} budama deneyi: {method}",
+    "Pruning experiment {scenario}: comparison of methods": "{scenario} budama deneyi: yöntemlerin karşılaştırması",
+    "{model} on {data}": "{data} üzerinde {model}",
+    "Contents": "İçindekiler",
+    "Table": "Tablo",
+    "Figure": "Şekil",
+    "Scenario": "Senaryo",
+    "Model": "Model",
+    "weights": "ağırlıklar",
+    "Data set": "Veri kümesi",
+    "{n} classes": "{n} sınıf",
+    "Images": "Görüntüler",
+    "training {train}, calibration {calibration}, validation {validation}, test {test}": (
+        "eğitim {train}, kalibrasyon {calibration}, doğrulama {validation}, sınama {test}"
+    ),
+    "Method": "Yöntem",
+    "Methods": "Yöntemler",
+    "Pruning ratio": "Budama oranı",
+    "{share} of the channels": "kanalların {share} kadarı",
+    "{share} of the parameters": "parametrelerin {share} kadarı",
+    "{share} of the MACs": "MAC sayısının {share} kadarı",
+    "{share} of the latency": "gecikmenin {share} kadarı",
+    "layer by layer (local)": "katman katman (yerel)",
+    "all layers ranked together (global)": "bütün katmanlar birlikte sıralanarak (genel)",
+    "in one step": "tek adımda",
+    "in {n} steps": "{n} adımda",
+    "Date": "Tarih",
+    "Seed": "Rastgelelik tohumu",
+    "Command": "Komut",
+    # Documents of experiments: methods and stages
+    "method": "yöntem",
+    "neuron coverage": "nöron kapsaması",
+    "adaptive neuron coverage": "uyarlamalı nöron kapsaması",
+    "WANDA": "WANDA",
+    "magnitude": "ağırlık büyüklüğü",
+    "Taylor": "Taylor",
+    "random": "rastgele",
+    "Original": "Özgün",
+    "Original (FT)": "Özgün (İA)",
+    "After pruning": "Budama sonrası",
+    "After pruning + FT": "Budama + İA sonrası",
+    "Before fine-tuning": "İnce ayardan önce",
+    "After fine-tuning": "İnce ayardan sonra",
+    # Documents of experiments: sections
+    "Summary": "Özet",
+    "Comparison": "Karşılaştırma",
+    "Accuracy against cost": "Maliyete karşı doğruluk",
+    "Preparation of the original model": "Özgün modelin hazırlanması",
+    "Preparation": "Hazırlık",
+    "Pruning": "Budama",
+    "Fine-tuning": "İnce ayar",
+    "Fine-tuning after {method}": "İnce ayar ({method})",
+    "Method: {method}": "Yöntem: {method}",
+    "Configuration": "Yapılandırma",
+    "Environment and seeds": "Çalışma ortamı ve rastgelelik",
+    "Files": "Dosyalar",
+    # Documents of experiments: sentences
+    "Pruning by {method} removed {channels} of the channels: {parameters} of the parameters, {flops} of the FLOPs "
+    "and {size} of the size are gone.": (
+        "Budama ({method}) kanalların {channels} kadarını çıkardı; parametre sayısı {parameters}, FLOP sayısı {flops}, "
+        "model boyutu {size} azaldı."
+    ),
+    "On {samples} test images the accuracy was {before} before pruning and {after} right after it.": (
+        "{samples} sınama görüntüsünde doğruluk budamadan önce {before}, budamanın hemen ardından {after} oldu."
+    ),
+    "Fine-tuning brought it to {accuracy}.": "İnce ayardan sonra doğruluk {accuracy} oldu.",
+    "Fine-tuning brought it to {accuracy} and so won back {recovery} of what had been lost.": (
+        "İnce ayardan sonra doğruluk {accuracy} oldu; böylece yitirilenin {recovery} kadarı geri kazanıldı."
+    ),
+    "That equals the original.": "Bu, özgün modelin doğruluğuna eşittir.",
+    "That is {points} below the original.": "Bu, özgün modelin {points} altındadır.",
+    "That is {points} above the original.": "Bu, özgün modelin {points} üzerindedir.",
+    "The speed-up of one call with batch size {batch} is {speedup}.": (
+        "Yığın boyutu {batch} iken tek çağrıdaki hızlanma {speedup}."
+    ),
+    "The pruned model was not fine-tuned.": "Budanan modele ince ayar yapılmadı.",
+    "Nothing was pruned.": "Hiçbir şey budanmadı.",
+    "First weights: {weights}.": "İlk ağırlıklar: {weights}.",
+    "The original model was not trained further.": "Özgün model ayrıca eğitilmedi.",
+    "{n} epochs of training.": "Eğitim {n} dönem sürdü.",
+    "It took {seconds} s.": "Süre: {seconds} sn.",
+    "The validation accuracy was best in epoch {epoch}.": "Doğrulama kümesindeki en iyi doğruluk {epoch}. dönemdedir.",
+    "It was stopped early: the validation accuracy no longer rose.": (
+        "Erken durduruldu: doğrulama kümesindeki doğruluk artık yükselmiyordu."
+    ),
+    "A share of {share} of the loss followed the outputs of the unpruned model (distillation).": (
+        "Kaybın {share} kadarı budanmamış modelin çıktılarını izledi (bilgi damıtma)."
+    ),
+    "Best right after pruning: {methods} with {accuracy} (original: {original})": (
+        "Budamanın hemen ardından en iyisi: {methods}, {accuracy} (özgün: {original})"
+    ),
+    "Best after fine-tuning: {methods} with {accuracy} (original: {original})": (
+        "İnce ayardan sonra en iyisi: {methods}, {accuracy} (özgün: {original})"
+    ),
+    # Documents of experiments: tables
+    "The original model": "Özgün model",
+    "The original model before and after its fine-tuning": "İnce ayardan önce ve sonra özgün model",
+    "Accuracy (%)": "Doğruluk (%)",
+    "Parameters ({unit})": "Parametre ({unit})",
+    "Trainable parameters ({unit})": "Eğitilebilir parametre ({unit})",
+    "Size (MB)": "Boyut (MB)",
+    "FLOPs ({unit})": "FLOP ({unit})",
+    "Inference time (ms)": "Çıkarım süresi (ms)",
+    "Comparison of the stages: {method}": "Aşamaların karşılaştırması: {method}",
+    "FT: fine-tuning. MB = 10^6 bytes; FLOPs = 2 × MACs of one call on the example inputs.": (
+        "İA: ince ayar. MB = 10^6 bayt; FLOP = örnek girdilerle bir çağrıdaki MAC sayısının 2 katı."
+    ),
+    "Savings and costs: {method}": "Kazanç ve kayıplar: {method}",
+    "value": "değer",
+    "Parameter reduction": "Parametre azalması",
+    "Size reduction": "Boyut azalması",
+    "FLOPs reduction": "FLOP azalması",
+    "Speed-up": "Hızlanma",
+    "Accuracy lost by pruning": "Budamada yitirilen doğruluk",
+    "Recovery by fine-tuning": "İnce ayarla geri kazanılan",
+    "Final drop in accuracy": "Son doğruluk kaybı",
+    "Final drop (points)": "Son kayıp (puan)",
+    "Recovery: the share of the accuracy lost by pruning that fine-tuning won back.": (
+        "Geri kazanılan: budamada yitirilen doğruluğun ince ayarla geri gelen payı."
+    ),
+    "A negative drop is a gain.": "Eksi kayıp, kazanç demektir.",
+    "The methods compared": "Yöntemlerin karşılaştırması",
+    "†: the best value of the column.": "†: sütunun en iyi değeri.",
+    "FT: fine-tuning. Reductions and speed-up against the original; accuracies in %.": (
+        "İA: ince ayar. Azalmalar ve hızlanma özgün modele göredir; ilk üç sütun doğruluktur (%)."
+    ),
+    "No speed-up is given where times were not measured or cannot be compared.": (
+        "Süreler ölçülmediyse ya da karşılaştırılamıyorsa hızlanma verilmedi."
+    ),
+    "Files made": "Oluşturulan dosyalar",
+    "name": "ad",
+    "path": "yol",
+    "Paths are relative to the folder of the results.": "Yollar, sonuçların bulunduğu klasöre göredir.",
+    "Versions": "Sürümler",
+    "Machine": "Makine",
+    "Device": "Aygıt",
+    "CPU threads": "CPU iş parçacığı",
+    "Processes": "Süreç sayısı",
+    "Time: {method}": "Süre: {method}",
+    "{stage}: {seconds} s": "{stage}: {seconds} sn",
+    # Documents of experiments: figures
+    "Costs as shares of the original, and accuracy, in each stage.": (
+        "Her aşamada özgün modele oranla maliyetler ve doğruluk."
+    ),
+    "Accuracy against the share of the FLOPs that is kept. A hollow mark is a pruned model, a filled one the same "
+    "after fine-tuning.": (
+        "Kalan FLOP payına karşı doğruluk. İçi boş imler budanan modeli, dolu olanlar aynı modelin ince ayardan "
+        "sonraki durumunu gösterir."
+    ),
+    "{training}: loss and accuracy by epoch.": "{training}: dönemlere göre kayıp ve doğruluk.",
+    "The share of its channels that each group of layers keeps.": "Her katman grubunda kalan kanalların payı.",
+    "Scores of the removed and the kept channels in the largest groups, and the cut.": (
+        "En büyük gruplarda çıkarılan ve kalan kanalların puanları ile aralarındaki kesim."
+    ),
+    "Accuracy of each method right after pruning and after fine-tuning.": (
+        "Her yöntemin budamanın hemen ardından ve ince ayardan sonraki doğruluğu."
+    ),
+    "FLOPs kept (%)": "kalan FLOP (%)",
+    "{method}, just pruned: {accuracy} at {share} of the FLOPs (original: {original})": (
+        "{method}, yalnız budanmış: FLOP {share} iken {accuracy} (özgün: {original})"
+    ),
+    "{method}, fine-tuned: {accuracy} at {share} of the FLOPs (original: {original})": (
+        "{method}, ince ayarlı: FLOP {share} iken {accuracy} (özgün: {original})"
+    ),
+    # Documents of experiments: settings
+    "Settings: model, data and training": "Ayarlar: model, veri ve eğitim",
+    "Settings: scores and pruning": "Ayarlar: puanlar ve budama",
+    "Settings: fine-tuning after pruning": "Ayarlar: budamadan sonraki ince ayar",
+    "Settings: methods and measurements": "Ayarlar: yöntemler ve ölçümler",
+    "Settings: machine (they change no result)": "Ayarlar: makine (sonuçları değiştirmezler)",
+    "setting": "ayar",
+    "name for --set": "--set için adı",
+    "scenario": "senaryo",
+    "profile": "profil",
+    "model": "model",
+    "data set": "veri kümesi",
+    "first weights": "ilk ağırlıklar",
+    "training images": "eğitim görüntüleri",
+    "validation images": "doğrulama görüntüleri",
+    "test images": "sınama görüntüleri",
+    "seed": "rastgelelik tohumu",
+    "epochs of the preparation": "hazırlıkta dönem sayısı",
+    "learning rate of the preparation": "hazırlıkta öğrenme oranı",
+    "batch size": "yığın boyutu",
+    "optimiser": "eniyileyici",
+    "momentum": "momentum",
+    "weight decay": "ağırlık sönümü",
+    "learning rate schedule": "öğrenme oranı planı",
+    "warm-up epochs": "ısınma dönemleri",
+    "label smoothing": "etiket yumuşatma",
+    "largest gradient norm": "en büyük gradyan normu",
+    "batches per step": "adım başına yığın",
+    "number precision": "sayı duyarlığı",
+    "patience of early stopping": "erken durdurma sabrı",
+    "weights kept at the end": "sonda saklanan ağırlıklar",
+    "methods": "yöntemler",
+    "pruning ratio": "budama oranı",
+    "what the ratio is of": "oranın neye göre olduğu",
+    "all layers ranked together": "bütün katmanları birlikte sıralama",
+    "layers of one structure ranked together": "eşyapılı katmanları birlikte sıralama",
+    "steps": "adım sayısı",
+    "schedule of the steps": "adım planı",
+    "metric of coverage": "kapsama ölçüsü",
+    "threshold of coverage": "kapsama eşiği",
+    "calibration batches": "kalibrasyon yığını sayısı",
+    "calibration batch size": "kalibrasyon yığın boyutu",
+    "source of the calibration images": "kalibrasyon görüntülerinin kaynağı",
+    "highest ratio of a group": "bir grubun en yüksek oranı",
+    "fewest channels of a group": "bir grubun en az kanalı",
+    "kept channels are a multiple of": "kalan kanalların katı olduğu sayı",
+    "repair without training": "eğitimsiz onarım",
+    "untouched layers": "dokunulmayan katmanlar",
+    "epochs of fine-tuning": "ince ayarda dönem sayısı",
+    "learning rate of fine-tuning": "ince ayarda öğrenme oranı",
+    "weight of distillation": "bilgi damıtma ağırlığı",
+    "temperature of distillation": "bilgi damıtma sıcaklığı",
+    "evaluation batches": "değerlendirme yığınları",
+    "batch size of the timed call": "süresi ölçülen çağrının yığın boyutu",
+    "seconds of timing": "süre ölçümünün saniyesi",
+    "epochs between checkpoints": "kontrol noktaları arasındaki dönem",
+    "minutes between saved states": "durum kayıtları arasındaki dakika",
+    "device": "aygıt",
+    "loading processes": "yükleyen süreç sayısı",
+    "language": "dil",
 }
 
 # Words that reach the report as data. Unknown ones are shown as they came.
@@ -233,6 +459,8 @@ _TERMS = {
     "repaired": "onarılmış",
     "recovered": "onarılmış",
     "fine-tuned": "ince ayarlı",
+    "original (fine-tuned)": "özgün (ince ayarlı)",
+    "pruned and fine-tuned": "budanmış ve ince ayarlı",
     "accuracy": "doğruluk",
     "loss": "kayıp",
     "train": "eğitim",
@@ -348,6 +576,13 @@ _REASONS = {
     "there is only one of it": "ondan yalnızca bir tane var",
     "its parts must shrink alike and have no common step": "parçaları birlikte küçülmeli, ama ortak bir adımları yok",
     "it reaches the ignored layer {layer}": "dokunulmayan {layer} katmanına ulaşıyor",
+    # Said by experiments
+    "the data has no training images: nothing was trained, neither before nor after pruning": (
+        "veride eğitim görüntüsü yok: budamadan önce de sonra da eğitim yapılmadı"
+    ),
+    "the first weights were trained on all training images, those for validation and calibration included": (
+        "ilk ağırlıklar, doğrulama ve kalibrasyon için ayrılanlar dahil bütün eğitim görüntüleriyle eğitilmişti"
+    ),
     # Said after a cut was tried
     "the forward does not follow a cut of it: {TEXT}": "ileri geçiş bu eksenin kesilmesine uymuyor: {TEXT}",
     "{TEXT}: the forward took another path ({operation})": "{TEXT}: ileri geçiş başka bir yol izledi ({operation})",
@@ -374,6 +609,35 @@ _REASONS = {
     "{TEXT}; it connects other channels than before": "{TEXT}; öncekinden başka kanalları bağlıyor",
     "{TEXT}; it uses {name}, which it did not before": "{TEXT}; önceden kullanmadığı {name} parametresini kullanıyor",
     "the training forward breaks off there: {TEXT}": "eğitim kipindeki ileri geçiş orada kesiliyor: {TEXT}",
+    # Said of an experiment's data and first weights
+    "the calibration images are test images, so the scores have seen what they are judged on": (
+        "kalibrasyon görüntüleri test görüntüleridir; puanlar, sınanacakları görüntüleri önceden görmüştür"
+    ),
+    "there are {count} calibration images, {asked} were asked for": (
+        "{count} kalibrasyon görüntüsü var, {asked} tane istenmişti"
+    ),
+    "the NIPS-2017 photos are not ImageNet's images, and easier than its validation images": (
+        "NIPS-2017 fotoğrafları ImageNet görüntüleri değildir ve onun doğrulama görüntülerinden kolaydır"
+    ),
+    "{count} of ImageNet's 1000 classes occur, and the model chooses among all": (
+        "ImageNet'in 1000 sınıfından {count} tanesi geçiyor, model ise hepsi arasından seçiyor"
+    ),
+    "the class folders are not named by the WordNet ids of ImageNet's 1000 classes: classes count by name": (
+        "sınıf klasörlerinin adları ImageNet'in 1000 sınıfının WordNet kimlikleri değil: sınıflar ada göre sıralandı"
+    ),
+    "{count} of {total} tensors from torchvision's ImageNet weights ({file})": (
+        "{total} tensörün {count} tanesi torchvision'ın ImageNet ağırlıklarından ({file})"
+    ),
+    "of the trained {old} kernels of {name}, the {new} in the middle": (
+        "{name} için eğitilmiş {old} çekirdeklerin ortasındaki {new} kısmı"
+    ),
+    "new and untrained: {names}": "yeni ve eğitilmemiş: {names}",
+    "weights of {file}": "{file} dosyasındaki ağırlıklar",
+    "trained weights ({file})": "eğitilmiş ağırlıklar ({file})",
+    "untrained, initialised with seed {seed}": "eğitilmemiş, {seed} tohumuyla ilklendirilmiş",
+    "Or start without trained weights: --set weights=none": (
+        "Eğitilmiş ağırlıklar olmadan başlamak için: --set weights=none"
+    ),
     # Notes and warnings of the run
     "example_inputs do not reach {layers}, neither in evaluation nor in training ({TEXT}): these layers are left "
     "whole, and break if what they read elsewhere is cut; give example inputs that reach them": (

@@ -16,7 +16,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 # Each file may import those before it. "__init__" is the package itself: what it offers to users.
 ORDER = (
     # what everything may use
-    *("errors", "texts", "serialize", "inputs", "isolation", "layers", "registry"),
+    *("errors", "texts", "serialize", "inputs", "isolation", "layers", "distributed", "registry"),
     # the pipeline
     *(
         "trace",
@@ -42,13 +42,19 @@ ORDER = (
     # what is shown
     *("rendering", "plots", "report", "records"),
     # the front door, and what is built on it
-    *("pruner", "coverage", "sensitivity", "search", "__init__", "data", "models", "training", "demo", "cli"),
+    *("pruner", "coverage", "sensitivity", "search", "__init__", "data", "models"),
+    *("recipe", "training_state", "training", "narrator", "demo", "experiments", "cli", "__main__"),
 )
 # A package inside has its own order, and one place among the others.
 INSIDE = {
     "rules": (
         *("context", "arithmetic", "contraction", "normalisation", "movement", "indexing", "probing"),
         *("layer", "recurrent", "__init__"),
+    ),
+    "experiments": (
+        *("config", "results", "scenarios", "splits", "subjects", "checkpoints"),
+        *("tables", "figures", "pages", "document", "phrases", "workspace", "stages", "runner", "sweep_plot", "sweep"),
+        "__init__",
     ),
     "importance": ("group", "names", "weights", "activations", "gradients", "reconstruction", "mixes", "__init__"),
 }

@@ -1,0 +1,198 @@
+"""What an experiment found, as data: the prepared model, and each method's pruning, fine-tuning and measurements.
+
+One file per stage and method is written as soon as it is known; the report puts them together. Shares are fractions,
+accuracies percent, sizes MB = 10^6 bytes, times named by their unit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cleanai.errors import InputError
+from cleanai.evaluate import ModelMetrics
+from cleanai.experiments.config import ExperimentConfig
+from cleanai.report import Report
+from cleanai.serialize import format_json, read_json, read_record, to_json, write_text
+
+FORMAT = "cleanai-results"
+ORIGINAL, PRUNED, FINETUNED = "original (fine-tuned)", "pruned", "pruned and fine-tuned"
+STAGE_NAMES = (ORIGINAL, PRUNED, FINETUNED)
+"""The columns of the comparison table, in order; a stage that was not run has none."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What was trained, calibrated and measured on: the number of images in each part, which share none.
+
+    `note` is a warning about it, such as that the calibration images are test images.
+    """
+
+    name: str
+    classes: int
+    train: int
+    calibration: int
+    validation: int
+    test: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where and how it ran: versions by package, machine in words, devices, threads, processes, date and command."""
+
+    versions: dict[str, str]
+    machine: str
+    device: str
+    threads: int
+    processes: int
+    created: str
+    command: str
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """A model at one moment of the preparation."""
+
+    metrics: ModelMetrics
+    trainable: int
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The original model before and after it was fitted to the data: one history record per epoch, none without.
+
+    `weights` says where its first weights came from; `files` maps checkpoint names to paths relative to the output
+    folder.
+    """
+
+    weights: str
+    before: ModelState
+    after: ModelState
+    history: list[dict[str, Any]]
+    stopped_early: bool
+    best_epoch: int | None
+    seconds: float
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What pruning with one method gave: the report of the cut, the seconds it took, and the files it made."""
+
+    report: Report
+    seconds: float
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What fine-tuning the pruned model gave."""
+
+    metrics: ModelMetrics
+    history: list[dict[str, Any]]
+    stopped_early: bool
+    best_epoch: int | None
+    seconds: float
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """One method's result: `report` holds the cut, its proof, its history and the metrics by stage (`STAGE_NAMES`)."""
+
+    method: str
+    code: str
+    report: Report
+    stopped_early: bool
+    best_epoch: int | None
+    seconds: dict[str, float]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ExperimentResults:
+    """A whole experiment: settings, data, environment, preparation, and each method's result in the order asked for."""
+
+    name: str
+    config: ExperimentConfig
+    data: DataFacts
+    environment: Environment
+    preparation: Preparation
+    methods: dict[str, MethodResult]
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The results as plain JSON values."""
+        return {"format": FORMAT, **to_plain(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ExperimentResults:
+        """The results that `to_dict` wrote; raises `InputError` for anything else."""
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+            raise InputError(f'These are no results of an experiment: their "format" is not "{FORMAT}".')
+        try:
+            return from_plain(cls, {key: value for key, value in data.items() if key != "format"})
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise InputError(f"These results of an experiment are damaged: {error}") from error
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the results as JSON."""
+        write_text(Path(path), format_json(self.to_dict()))
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ExperimentResults:
+        """Reads what `save` wrote; executes no code. Raises `InputError` for another file."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} holds no results of an experiment: {error}") from error
+        return cls.from_dict(data)
+
+
+# --------------------------------------------------------------------------------------------------- records and JSON
+
+
+def to_plain(record: Any) -> Any:
+    """A record as plain JSON values; the parts that know how to write themselves do."""
+    if isinstance(record, Report | ExperimentConfig):
+        return record.to_dict()
+    if dataclasses.is_dataclass(record):
+        return {part.name: to_plain(getattr(record, part.name)) for part in dataclasses.fields(record)}
+    if isinstance(record, dict):
+        return {str(key): to_plain(value) for key, value in record.items()}
+    return to_json(record)
+
+
+def from_plain(kind: type[Any], data: dict[str, Any]) -> Any:
+    """The record of `to_plain`'s values."""
+    return read_record(kind, data, **_PARTS.get(kind, {}))
+
+
+def _reader(kind: type[Any]) -> Callable[[Any], Any]:
+    return lambda data: from_plain(kind, data)
+
+
+def _read_metrics(data: Any) -> ModelMetrics:
+    return ModelMetrics.from_dict(read_json(data))
+
+
+_PARTS: dict[type[Any], dict[str, Callable[[Any], Any]]] = {
+    ModelState: {"metrics": _read_metrics},
+    Preparation: {"before": _reader(ModelState), "after": _reader(ModelState), "history": read_json},
+    PruneResult: {"report": Report.from_dict},
+    TuneResult: {"metrics": _read_metrics, "history": read_json},
+    MethodResult: {"report": Report.from_dict},
+    ExperimentResults: {
+        "config": ExperimentConfig.from_dict,
+        "data": _reader(DataFacts),
+        "environment": _reader(Environment),
+        "preparation": _reader(Preparation),
+        "methods": lambda found: {name: from_plain(MethodResult, result) for name, result in found.items()},
+    },
+}
