@@ -544,22 +544,26 @@ def render_text(report: Report) -> str:
         printable(created_line(report)),
         *([_text_warnings(report)] if report.warnings else []),
         *([_text_settings(report)] if report.settings else []),
-        *([_text_table(metrics)] if metrics.rows else []),
-        _text_table(budget_table(report)),
+        *([text_table(metrics)] if metrics.rows else []),
+        text_table(budget_table(report)),
         "\n".join(
             [
                 f"{say(language, 'Proof')}: {verdict(report)}",
-                *(line for text in proof_lines(report) for line in _wrap(text)),
+                *(line for text in proof_lines(report) for line in wrap_text(text)),
             ]
         ),
         *(
-            ["\n".join([say(language, "Recovery"), *(line for text in recovery_lines(report) for line in _wrap(text))])]
+            [
+                "\n".join(
+                    [say(language, "Recovery"), *(line for text in recovery_lines(report) for line in wrap_text(text))]
+                )
+            ]
             if report.recovery is not None
             else []
         ),
-        *([_text_table(blocks_table(report, limit=TERMINAL_ROWS))] if report.blocks else []),
-        _text_table(groups_table(report, limit=TERMINAL_ROWS)),
-        _text_table(frozen_table(report, TERMINAL_REASONS), widest=76),
+        *([text_table(blocks_table(report, limit=TERMINAL_ROWS))] if report.blocks else []),
+        text_table(groups_table(report, limit=TERMINAL_ROWS)),
+        text_table(frozen_table(report, TERMINAL_REASONS), widest=76),
     ]
     return "\n\n".join([f"{parts[0]}\n{parts[1]}", *parts[2:]])
 
@@ -575,16 +579,16 @@ def _text_warnings(report: Report) -> str:
 
 def _text_settings(report: Report) -> str:
     pairs = " · ".join(f"{name}: {value}" for name, value in settings_rows(report) if value != MISSING)
-    return "\n".join([say(report.language, "Settings"), *_wrap(pairs)])
+    return "\n".join([say(report.language, "Settings"), *wrap_text(pairs)])
 
 
-def _wrap(text: str) -> list[str]:
+def wrap_text(text: str) -> list[str]:
     """A text in lines that fit the terminal, indented."""
     wrapped = textwrap.wrap(printable(text), TERMINAL_WIDTH - 2, break_long_words=False, break_on_hyphens=False)
     return [f"  {line}" for line in wrapped]
 
 
-def _text_table(table: Table, widest: int = 64) -> str:
+def text_table(table: Table, widest: int = 64) -> str:
     """A table in aligned columns under its title; empty columns are left out, long cells lose their middle."""
     lines = [table.title]
     if table.rows:
@@ -596,7 +600,7 @@ def _text_table(table: Table, widest: int = 64) -> str:
         body = ["  ".join(map(_pad, row, widths, align)).rstrip() for row in cells]
         rule = "-" * max(map(len, body))
         lines += [f"  {line}" for line in (body[0], rule, *body[1:])]
-    return "\n".join(lines + [line for note in table.notes for line in _wrap(note)])
+    return "\n".join(lines + [line for note in table.notes for line in wrap_text(note)])
 
 
 def _pad(cell: str, width: int, align: str) -> str:

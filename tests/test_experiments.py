@@ -162,6 +162,18 @@ def test_the_documents_open_and_say_the_same(smoke: Path, results: ExperimentRes
         assert "<script" not in page and 'src="http' not in page
 
 
+def test_every_figure_is_a_file_of_its_own(smoke: Path) -> None:
+    wanted = {f"TS1_{SUBJECT}_{name}" for name in ("methods", "accuracy_cost", "preparation", "finetuning_wanda")}
+    for method in ("Coverage", "WANDA"):
+        names = ("stages", "accuracy_cost", "preparation", "kept_channels", "scores", "finetuning")
+        wanted |= {f"TS1_{method}_{SUBJECT}_{name}" for name in names}
+    for suffix in (".svg", ".png"):
+        assert wanted <= {path.stem for path in (smoke / "reports/figures").glob(f"*{suffix}")}
+    for path in (smoke / "reports/figures").glob("*.png"):
+        with Image.open(path) as picture:
+            assert picture.width > 600
+
+
 def test_settings_and_environment_are_kept(smoke: Path, results: ExperimentResults) -> None:
     assert ExperimentConfig.load(smoke / f"reports/TS1_{SUBJECT}_config.json") == results.config
     assert results.environment.command == "cleanai run TS1 --profile smoke"

@@ -71,7 +71,7 @@ def test_figures_are_drawn(folder: Path) -> None:
     rows = pd.read_csv(folder / "sweep.csv").to_dict("records")
     axes = plot_sweep(rows, "tr").axes  # type: ignore[arg-type]
     assert [each.get_title(loc="left") for each in axes] == ["budanmış", "budanmış ve ince ayarlı"]
-    drawn = [np.asarray(line.get_xdata(), dtype=float) for line in axes[0].lines if line.get_marker() in MARKERS]
+    drawn = [np.asarray(line.get_xdata(), dtype=float) for line in axes[0].lines if str(line.get_marker()) in MARKERS]
     assert [len(kept) for kept in drawn] == [2, 2] and all(kept.max() < 100 for kept in drawn)
 
 

@@ -295,7 +295,7 @@ def _tell_training(
 def _comparison(results: ExperimentResults, result: MethodResult, report: Report, language: str) -> tuple[Block, ...]:
     tables = (comparison_table(results, result.method, language), summary_table(results, result.method, language))
     caption = say(language, "Costs as shares of the original, and accuracy, in each stage.")
-    return (*map(Grid, tables), Picture(caption, lambda: plots.plot_metrics(report)))
+    return (*map(Grid, tables), Picture("stages", caption, lambda: plots.plot_metrics(report)))
 
 
 def _costs(results: ExperimentResults, methods: Sequence[str], language: str) -> tuple[Block, ...]:
@@ -306,7 +306,7 @@ def _costs(results: ExperimentResults, methods: Sequence[str], language: str) ->
         "Accuracy against the share of the FLOPs that is kept. A hollow mark is a pruned model, a filled one the same "
         "after fine-tuning.",
     )
-    return (Picture(caption, lambda: plot_stage_costs(results, methods, language)),)
+    return (Picture("accuracy_cost", caption, lambda: plot_stage_costs(results, methods, language)),)
 
 
 def _preparation(results: ExperimentResults, language: str) -> tuple[Block, ...]:
@@ -319,14 +319,14 @@ def _preparation(results: ExperimentResults, language: str) -> tuple[Block, ...]
         sentences.append(say(language, "The original model was not trained further."))
     blocks: list[Block] = [Paragraph(" ".join(sentences)), Grid(preparation_table(results, language))]
     name = say(language, "Preparation")
-    return (*blocks, *_curves(preparation.history, name, language))
+    return (*blocks, *_curves(preparation.history, name, language, "preparation"))
 
 
-def _curves(history: Sequence[dict[str, Any]] | None, name: str, language: str) -> list[Block]:
+def _curves(history: Sequence[dict[str, Any]] | None, name: str, language: str, place: str) -> list[Block]:
     if not history or not plots.has_curves(history):
         return []
     caption = say(language, "{training}: loss and accuracy by epoch.", training=name)
-    return [Picture(caption, lambda: plots.plot_training(history, language=language))]
+    return [Picture(place, caption, lambda: plots.plot_training(history, language=language))]
 
 
 def _pruning(report: Report) -> tuple[Block, ...]:
@@ -334,7 +334,7 @@ def _pruning(report: Report) -> tuple[Block, ...]:
     blocks: list[Block] = [Grid(budget_table(report))]
     if report.groups:
         caption = say(language, "The share of its channels that each group of layers keeps.")
-        blocks.append(Picture(caption, lambda: plots.plot_kept_channels(report)))
+        blocks.append(Picture("kept_channels", caption, lambda: plots.plot_kept_channels(report)))
         blocks.append(Grid(_without_indices(groups_table(report))))
     if report.blocks:
         blocks.append(Grid(blocks_table(report)))
@@ -351,7 +351,7 @@ def _scores(report: Report) -> tuple[Block, ...]:
     if not plots.scored_groups(report):
         return ()
     caption = say(report.language, "Scores of the removed and the kept channels in the largest groups, and the cut.")
-    return (Picture(caption, lambda: plots.plot_score_distributions(report)),)
+    return (Picture("scores", caption, lambda: plots.plot_score_distributions(report)),)
 
 
 def _proof(report: Report) -> Verdict:
@@ -373,7 +373,7 @@ def _finetuning(results: ExperimentResults, result: MethodResult, language: str)
     if results.config.distillation_weight:
         phrase = "A share of {share} of the loss followed the outputs of the unpruned model (distillation)."
         sentences.append(say(language, phrase, share=percent(results.config.distillation_weight, language)))
-    return (Paragraph(" ".join(sentences)), *_curves(history, say(language, "Fine-tuning"), language))
+    return (Paragraph(" ".join(sentences)), *_curves(history, say(language, "Fine-tuning"), language, "finetuning"))
 
 
 def _compare_methods(results: ExperimentResults, language: str) -> tuple[Block, ...]:
@@ -382,7 +382,7 @@ def _compare_methods(results: ExperimentResults, language: str) -> tuple[Block, 
     blocks.append(Grid(methods_table(results, language), strong=BEST))
     if best:
         caption = say(language, "Accuracy of each method right after pruning and after fine-tuning.")
-        blocks.append(Picture(caption, lambda: plot_method_accuracies(results, language)))
+        blocks.append(Picture("methods", caption, lambda: plot_method_accuracies(results, language)))
     return tuple(blocks)
 
 
@@ -395,7 +395,7 @@ def _method_part(results: ExperimentResults, result: MethodResult, language: str
         *_tell(results, result, language),
         Grid(comparison_table(results, result.method, language)),
         Grid(summary_table(results, result.method, language)),
-        *_curves(history, name, language),
+        *_curves(history, name, language, f"finetuning_{result.method}"),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -65,8 +66,9 @@ class Grid:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, drawn anew for each form, and the caption under it."""
+    """A figure, drawn anew for each form, and the caption under it; `name` is for the file that holds it alone."""
 
+    name: str
     caption: str
     draw: Callable[[], Figure]
 
@@ -117,6 +119,22 @@ def save_document(document: Document, path: str | Path) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------------- plain content
+
+
+def save_figures(document: Document, folder: str | Path, stem: str) -> list[Path]:
+    """Writes each figure of a document alone, as SVG and as PNG: ``stem_name.svg``; gives their paths.
+
+    Of figures with the same name, the second and later ones have a number.
+    """
+    paths, seen = [], Counter[str]()
+    for picture in (block for section in document.sections for block in section.blocks if isinstance(block, Picture)):
+        seen[picture.name] += 1
+        number = f"{seen[picture.name]}" if seen[picture.name] > 1 else ""
+        figure = picture.draw()
+        for form in ("svg", "png"):
+            paths.append(Path(folder) / f"{stem}_{picture.name}{number}.{form}")
+            write_bytes(paths[-1], _save_figure(figure, form))
+    return paths
 
 
 def plain_content(document: Document) -> tuple[dict[str, Any], list[Picture]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 TURKISH = {
     "{command}": "{command}",
     "  {path}": "  {path}",
+    "\n{results}\n": "\n{results}\n",
     "Loading {data}": "{data} yükleniyor",
     "Prepared already: {path}": "Daha önce hazırlanmış: {path}",
     "Measuring the model with its first weights": "Model ilk ağırlıklarıyla ölçülüyor",

@@ -114,9 +114,12 @@ class MethodResult:
     files: dict[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExperimentResults:
-    """A whole experiment: settings, data, environment, preparation, and each method's result in the order asked for."""
+    """A whole experiment: settings, data, environment, preparation, and each method's result in the order asked for.
+
+    Prints itself in a terminal and shows itself in a notebook.
+    """
 
     name: str
     config: ExperimentConfig
@@ -125,6 +128,18 @@ class ExperimentResults:
     preparation: Preparation
     methods: dict[str, MethodResult]
     warnings: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        from cleanai.experiments.showing import show_text
+
+        return show_text(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from cleanai.experiments.showing import show_html
+
+        return show_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The results as plain JSON values."""

@@ -19,9 +19,10 @@ import cleanai
 from cleanai.distributed import run_on_main, start_processes, world
 from cleanai.errors import InputError
 from cleanai.evaluate import Latency
-from cleanai.experiments.checkpoints import load_checkpoint
+from cleanai.experiments.checkpoints import Names, load_checkpoint
 from cleanai.experiments.config import STAGES, ExperimentConfig, Stage
-from cleanai.experiments.document import method_document, save_document, scenario_document
+from cleanai.experiments.document import Document, method_document, save_document, scenario_document
+from cleanai.experiments.pages import save_figures
 from cleanai.experiments.phrases import TURKISH
 from cleanai.experiments.results import (
     FINETUNED,
@@ -115,11 +116,14 @@ def run_experiment(
         narrator = Narrator(config.language, TURKISH, silent=silent or world()[0] > 0)
         space = Workspace(config, folder, narrator, Path(prepared) if prepared is not None else None, overwrite)
         results = _run_stages(space, methods, STAGES[: STAGES.index(stage) + 1])
+        if results is not None:
+            narrator.say("\n{results}\n", results=results)
         if results is not None and documents:
             with narrator.step("Writing the reports"):
                 paths = run_on_main(lambda: write_reports(results, folder))
             for path in paths:
-                narrator.say("  {path}", path=path)
+                if path.suffix not in (".svg", ".png"):
+                    narrator.say("  {path}", path=path)
         narrator.say(
             "All numbers were measured in this experiment; this call took {seconds} s.", seconds=narrator.elapsed()
         )
@@ -260,9 +264,7 @@ def describe_machine() -> str:
 
 
 def write_reports(results: ExperimentResults, output: Path) -> list[Path]:
-    """Documents (PDF and HTML), data (JSON) and table (CSV) of an experiment; gives their paths."""
-    from cleanai.experiments.checkpoints import Names
-
+    """Documents (PDF and HTML) with their figures (SVG and PNG), data (JSON) and table (CSV); gives their paths."""
     scenario, model, data = results.name.split("_", 2)
     names = Names(scenario, model, data)
     paths = []
@@ -270,13 +272,19 @@ def write_reports(results: ExperimentResults, output: Path) -> list[Path]:
         title = find_method(name).title
         document = method_document(results, name)
         paths += [save_document(document, output / names.report(suffix, title)) for suffix in (".pdf", ".html")]
+        paths += _save_figures(document, output / names.report("", title))
         paths.append(result.report.save(output / names.report(".json", title)))
     document = scenario_document(results)
     paths += [save_document(document, output / names.report(suffix)) for suffix in (".pdf", ".html")]
+    paths += _save_figures(document, output / names.report(""))
     paths.append(results.save(output / names.report(".json")))
     table = output / names.report(".csv")
     write_text(table, write_csv(list_rows(results)))
     return [*paths, table]
+
+
+def _save_figures(document: Document, stem: Path) -> list[Path]:
+    return save_figures(document, stem.parent / "figures", stem.name)
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]]) -> str:
