@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Generator, Mapping
 
+from tqdm.auto import tqdm
+
 from cleanai.texts import check_language
 
 
@@ -35,8 +37,7 @@ class Narrator:
     def say(self, phrase: str, **values: object) -> None:
         """Writes a phrase with its placeholders filled."""
         if not self.silent:
-            sys.stdout.write(self.translate(phrase, **values) + "\n")
-            sys.stdout.flush()
+            _write(self.translate(phrase, **values))
 
     def elapsed(self) -> str:
         """Seconds since the narrator was made."""
@@ -47,8 +48,7 @@ class Narrator:
         """Announces a step and, when it has ended, says how long it took; gives the title for a progress bar."""
         title = self.translate(phrase, **values)
         if not self.silent:
-            sys.stdout.write(f"• {title} …\n")
-            sys.stdout.flush()
+            _write(f"• {title} …")
         start = time.perf_counter()
         yield title
         self.say("  done in {seconds} s", seconds=f"{time.perf_counter() - start:.1f}")
@@ -57,3 +57,8 @@ class Narrator:
         """The phrase in the narrator's language."""
         phrases = {"  done in {seconds} s": "  {seconds} sn sürdü", **self._turkish}
         return (phrase if self.language == "en" else phrases[phrase]).format(**values)
+
+
+def _write(line: str) -> None:
+    tqdm.write(line, file=sys.stdout)  # above a progress bar, where there is one
+    sys.stdout.flush()

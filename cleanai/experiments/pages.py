@@ -244,8 +244,7 @@ def compile_pages(document: Document, form: Literal["pdf", "png"], ppi: float = 
         width, height = figure.get_size_inches()
         files[f"figure{at}.svg"] = _save_figure(figure, "svg")
         shown = min(MAX_FIGURE_CM[0], MAX_FIGURE_CM[1] * width / height)
-        size = {"width": round(float(shown), 3), "height": round(float(shown * height / width), 3)}
-        content["figures"].append({"file": f"figure{at}.svg", **size})
+        content["figures"].append({"file": f"figure{at}.svg", "width": round(float(shown), 3)})
     files["content.json"] = json.dumps(content, ensure_ascii=False).encode("utf-8")
     return typst.compile(
         files,

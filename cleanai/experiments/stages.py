@@ -266,6 +266,14 @@ def _train(
         due = record.epoch % config.checkpoint_interval == 0 or record.epoch == recipe.epochs
         for name in ["last", f"epoch{record.epoch}"][: 1 + due]:
             space.save_model(model, names.checkpoint(f"{state}_{name}", method), plan=plan, facts=facts)
+        space.narrator.say(
+            "  epoch {epoch} of {epochs}: training {train} %, validation {validation} %; {seconds} s",
+            epoch=record.epoch,
+            epochs=recipe.epochs,
+            train=f"{record.train_accuracy:.2f}",
+            validation=f"{record.val_accuracy:.2f}",
+            seconds=f"{record.seconds:.1f}",
+        )
 
     result = train_classifier(
         model,
