@@ -11,8 +11,8 @@ TURKISH = {
     "Measuring the model with its first weights": "Model ilk ağırlıklarıyla ölçülüyor",
     "Fine-tuning {model} on {data}": "{model}, {data} üzerinde ince ayarlanıyor",
     "Measuring the fine-tuned model": "İnce ayarlı model ölçülüyor",
-    "  epoch {epoch} of {epochs}: training {train} %, validation {validation} %; {seconds} s": (
-        "  {epoch}/{epochs} dönem: eğitim %{train}, doğrulama %{validation}; {seconds} sn"
+    "  epoch {epoch} of {epochs}: training {train}, validation {validation}; {seconds} s": (
+        "  dönem {epoch}/{epochs}: eğitim {train}, doğrulama {validation}; {seconds} sn"
     ),
     "Pruned already: {path}": "Daha önce budanmış: {path}",
     "Collecting what {method} looks at": "{method} ölçütünün baktığı değerler toplanıyor",

@@ -24,9 +24,11 @@ from cleanai.experiments.config import ExperimentConfig, Stage
 from cleanai.experiments.results import FINETUNED, ORIGINAL, PRUNED, ModelState, Preparation, PruneResult, TuneResult
 from cleanai.experiments.scenarios import Method
 from cleanai.experiments.subjects import load_subject
+from cleanai.experiments.tables import method_label
 from cleanai.experiments.workspace import Workspace
 from cleanai.plan import Plan
 from cleanai.pruner import StructuredPruner
+from cleanai.texts import local_number, percent
 from cleanai.training import EpochRecord, Recipe, train_classifier
 
 # ------------------------------------------------------------------------------------------------------------ prepare
@@ -90,9 +92,9 @@ def prune_model(space: Workspace, method: Method, preparation: Preparation) -> P
     start = time.perf_counter()
     model = load_on_all(space, space.preparation_folder / names.checkpoint("FT_final"))
     pruner = make_pruner(config, model, method, space)
-    with narrator.step("Collecting what {method} looks at", method=method.title):
+    with narrator.step("Collecting what {method} looks at", method=method_label(method.name, config.language)):
         collect_statistics(space, pruner)
-    with narrator.step("Pruning by {method} and proving the result", method=method.title):
+    with narrator.step("Pruning by {method} and proving the result", method=method_label(method.name, config.language)):
         pruned = pruner.prune()
     assert pruner.plan is not None
     check_same_plan(pruner.plan)
@@ -176,7 +178,7 @@ def finetune_model(space: Workspace, method: Method, pruned: PruneResult) -> Tun
     if config.distillation_weight:
         teacher = load_on_all(space, space.preparation_folder / names.checkpoint("FT_final"))
     recipe = make_tuning_recipe(config)
-    with narrator.step("Fine-tuning what {method} left", method=method.title) as title:
+    with narrator.step("Fine-tuning what {method} left", method=method_label(method.name, config.language)) as title:
         trained = _train(space, model, recipe, state, method.title, plan, title, teacher)
     facts = {"epochs": len(trained.history)}
     final = space.save_model(model, names.checkpoint(f"{state}_final", method.title), plan=plan, facts=facts)
@@ -267,12 +269,12 @@ def _train(
         for name in ["last", f"epoch{record.epoch}"][: 1 + due]:
             space.save_model(model, names.checkpoint(f"{state}_{name}", method), plan=plan, facts=facts)
         space.narrator.say(
-            "  epoch {epoch} of {epochs}: training {train} %, validation {validation} %; {seconds} s",
+            "  epoch {epoch} of {epochs}: training {train}, validation {validation}; {seconds} s",
             epoch=record.epoch,
             epochs=recipe.epochs,
-            train=f"{record.train_accuracy:.2f}",
-            validation=f"{record.val_accuracy:.2f}",
-            seconds=f"{record.seconds:.1f}",
+            train=percent(record.train_accuracy / 100, config.language, 2),
+            validation=percent((record.val_accuracy or 0.0) / 100, config.language, 2),
+            seconds=local_number(f"{record.seconds:.1f}", config.language),
         )
 
     result = train_classifier(
