@@ -113,6 +113,7 @@ def analyze_model(
     _prefer_more_units(coupling)
     _freeze_single_units(coupling)
     fitting = Fitting(model, example_inputs, coupling, forward_fn, output_transform)
+    fitting.fit_pieces()  # before any cut that says less
     fitting.fit(probe_choice)
     _refuse_unproven(fitting, options)
     _freeze_single_units(coupling)

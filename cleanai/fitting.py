@@ -8,6 +8,7 @@ where that does not help either, the channels concerned are frozen and named.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cleanai.coupling import Coupling, solve_coupling
+from cleanai.coupling import Coupling, Group, solve_coupling
 from cleanai.errors import PlanError
 from cleanai.fields import IntArray, Labelled
 from cleanai.inputs import call_model, map_tensors, output_tensors
@@ -39,6 +40,7 @@ _OWN_LAYERS = ("torch.nn.", "cleanai.layers")
 _MOST_HYPOTHESES = 40
 _MOST_STEPS = 6
 _MOST_TRIES = 100
+_MOST_PIECES = 8
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,53 @@ class Fitting:
                     self._freeze_together(dropped)
         self._confirm_courtesy(choose(self.coupling))
 
+    def fit_pieces(self) -> None:
+        """Fits small cuts that take from one piece of a group only: from the zeros before some channels, not after.
+
+        Two attributes may have one value; a cut that takes as much from what each of them counts does not tell which
+        of them counts what, and a cut that misses a piece says nothing of it.
+        """
+        for number in range(_MOST_PIECES):
+            choose = functools.partial(self._choose_pieces, number)
+            if not choose(self.coupling):
+                break
+            self.fit(choose)
+
+    def _choose_pieces(self, number: int, coupling: Coupling) -> Choice:
+        """A small cut in the piece of that number of each group that has so many."""
+        pieces = self._list_pieces(coupling)
+        choice = {}
+        for group in coupling.groups:
+            for inside in pieces.get(group.index, [])[number : number + 1]:
+                choice[group.index] = _take_units(group, inside)
+        return choice
+
+    def _list_pieces(self, coupling: Coupling) -> dict[int, list[np.ndarray]]:
+        """Parts of groups that the forward counts alone: {group index: [which of its units, at least two]}."""
+        class_of = coupling.class_of
+        group_of = np.full(int(class_of.max(initial=0)) + 1, -1, np.int64)
+        for group in coupling.groups:
+            group_of[group.classes] = group.index
+        counted = [c.labels for each in coupling.traces for counts in each.counts.values() for c in counts]
+        kept = [
+            labels
+            for path, sizes in self._sizes_by_module().items()
+            if not type(self._paths[path]).__module__.startswith(_OWN_LAYERS)
+            for found in _candidates(self._paths[path], sizes).values()
+            for _, labels in found
+        ]
+        pieces: dict[int, dict[bytes, np.ndarray]] = {}
+        for labels in [*counted, *kept]:
+            if labels is None:
+                continue
+            classes = np.unique(class_of[labels])
+            for index in np.unique(group_of[classes][group_of[classes] >= 0]).tolist():
+                group = coupling.groups[index]
+                inside = np.isin(group.classes, classes)
+                if 1 < inside.sum() < group.size and group.bundles > 1:
+                    pieces.setdefault(index, {})[inside.tobytes()] = inside
+        return {index: list(found.values()) for index, found in pieces.items()}
+
     def _roles(self, dropped: Choice) -> dict[str, Choice]:
         """The cut by role: groups of one kind that touch the same tensors of a model's repeated blocks."""
         roles: dict[str, dict[int, Sequence[int] | IntArray]] = {}
@@ -231,7 +280,7 @@ class Fitting:
         if mismatch is not None:
             return mismatch
         if eager:
-            self._courtesy.update(found)
+            self._courtesy.update(self._forget_guesses(found, dropped))
             return None
         return self._learn(found, dropped)
 
@@ -239,31 +288,67 @@ class Fitting:
         self, dropped: Choice, mismatch: Mismatch, found: dict[_RuleKey, AttributeRule], eager: bool
     ) -> tuple[dict[_RuleKey, AttributeRule], Mismatch | None] | None:
         """More attributes that follow, with which the cut gets further than it did; None where there are none."""
-        sizes = self._changed_sizes(dropped)
+        sizes, alive = self._changed_sizes(dropped), alive_classes(self.coupling, dropped)
         for path in _ancestors(mismatch.module):
             module = self._paths.get(path)
             # Of torch's own layers it is known what they keep (`group_attributes`); the fault is in who calls them.
             if module is None or type(module).__module__.startswith(_OWN_LAYERS):
                 continue
-            best: tuple[dict[_RuleKey, AttributeRule], Mismatch] | None = None
-            for hypothesis in self._hypotheses(_place(path), sizes)[: 1 if eager else None]:
-                if self._tries > _MOST_TRIES:
-                    return None
-                trial = {**found, **self._instantiate(_place(path), hypothesis, sizes)}
-                result = self.try_cut(dropped, tuple(self._all_rules(trial).values()))
-                if result is None:
-                    return trial, None
-                if result.progress > (best[1] if best else mismatch).progress:
-                    best = trial, result
-            if best is not None:
-                return best
+            # What repeats from block to block mostly follows alike; where its sizes coincide in one block, it may not.
+            alike = [other for other in self._paths if _place(other) == _place(path) and other in sizes]
+            for modules in [alike, [path]] if alike != [path] else [alike]:
+                best: tuple[dict[_RuleKey, AttributeRule], Mismatch] | None = None
+                for hypothesis in [(), *self._hypotheses(modules, sizes)[: 1 if eager else None]]:
+                    if self._tries > _MOST_TRIES:
+                        return None
+                    trial = self._instantiate(modules, hypothesis, sizes)
+                    other = self._give_way(modules, found, trial, alive)
+                    variants = [{**found, **trial}] if trial else []
+                    for rules in [*variants, {**found, **trial, **other}] if other else variants:
+                        result = self.try_cut(dropped, tuple(self._all_rules(rules).values()))
+                        if result is None:
+                            return rules, None
+                        if result.progress > (best[1] if best else mismatch).progress:
+                            best = rules, result
+                if best is not None:
+                    return best
         return None
+
+    def _give_way(
+        self,
+        modules: Sequence[str],
+        found: Mapping[_RuleKey, AttributeRule],
+        trial: Mapping[_RuleKey, AttributeRule],
+        alive: np.ndarray,
+    ) -> dict[_RuleKey, AttributeRule]:
+        """Rules that may have been guesses: the attributes follow a size of that number which is not cut now."""
+        class_of = self.coupling.class_of
+        stays: dict[_RuleKey, AttributeRule] = {}
+        for key, rule in {**self._courtesy, **self._needed, **found}.items():
+            if key in trial or rule.module not in modules or alive[class_of[rule.labels]].all():
+                continue
+            for size, labels in self._sizes_by_module().get(rule.module, []):
+                if size == rule.old and alive[class_of[labels]].all():
+                    stays.setdefault(key, replace(rule, labels=labels))
+        return stays
+
+    def _forget_guesses(
+        self, found: Mapping[_RuleKey, AttributeRule], dropped: Choice
+    ) -> dict[_RuleKey, AttributeRule]:
+        """The rules that a cut has shown; what was known of attributes that stay in it, and did not, was a guess."""
+        alive, class_of = alive_classes(self.coupling, dropped), self.coupling.class_of
+        shown = {key: rule for key, rule in found.items() if not alive[class_of[rule.labels]].all()}
+        for known in (self._courtesy, self._needed):
+            for key in found.keys() - shown.keys():
+                known.pop(key, None)
+        return shown
 
     def _learn(self, found: dict[_RuleKey, AttributeRule], dropped: Choice) -> Mismatch | None:
         """Keeps rules for good: those the cut cannot do without, and the others where nothing else claims them.
 
         Where two cuts each need the same attribute to follow, their sizes must stay equal.
         """
+        found = self._forget_guesses(found, dropped)
         needed = dict(found)
         for attribute, index in dict.fromkeys((key[1], key[2]) for key in found):
             fewer = {key: rule for key, rule in needed.items() if key[1:] != (attribute, index)}
@@ -273,7 +358,11 @@ class Fitting:
         clashes = []
         for key, rule in needed.items():
             known = self._needed.get(key)
-            if known is not None and alive[self.coupling.class_of[known.labels]].all():
+            if (
+                known is not None
+                and alive[self.coupling.class_of[known.labels]].all()
+                and self._is_needed(known, {**found, key: rule})
+            ):
                 clashes.append([known.labels, rule.labels])
         if clashes:
             self.coupling.ties.extend(clashes)
@@ -284,6 +373,18 @@ class Fitting:
                 self._courtesy.setdefault(key, rule)
         self._needed.update(needed)
         return None
+
+    def _is_needed(self, known: AttributeRule, trial: Mapping[_RuleKey, AttributeRule]) -> bool:
+        """Whether a cut of what a known rule counts fails with another in its place: it was no guess among sizes."""
+        coupling = self.coupling
+        counted = coupling.class_of[known.labels]
+        elsewhere = coupling.class_of[trial[known.module, known.attribute, known.index].labels]
+        cut = {}
+        for group in coupling.groups:
+            inside = np.isin(group.classes, counted) & ~np.isin(group.classes, elsewhere)
+            if inside.any() and group.bundles > 1:
+                cut[group.index] = _take_units(group, inside)
+        return not cut or self.try_cut(cut, tuple(self._all_rules(trial).values())) is not None
 
     def _confirm_courtesy(self, dropped: Choice) -> None:
         """Drops attributes that follow though the cut goes without, unless they say a size and change no value.
@@ -411,16 +512,15 @@ class Fitting:
                 changed[path] = own
         return changed
 
-    def _hypotheses(self, place: str, sizes: Mapping[str, list[tuple[int, IntArray]]]) -> list[_Hypothesis]:
-        """Sets of attributes that may follow in the modules at one place of the repeated blocks, the likeliest first.
+    def _hypotheses(self, modules: Sequence[str], sizes: Mapping[str, list[tuple[int, IntArray]]]) -> list[_Hypothesis]:
+        """Sets of attributes that may follow in some modules, alike in all of them, the likeliest first.
 
         An entry is (attribute, index in a tuple or None, which of the sizes with that value it follows).
         """
         options: dict[tuple[str, int | None], int] = {}
-        for path, module in self._paths.items():
-            if _place(path) == place and path in sizes:
-                for key, found in _candidates(module, sizes[path]).items():
-                    options[key] = max(options.get(key, 0), len(found))
+        for path in modules:
+            for key, found in _candidates(self._paths[path], sizes.get(path, [])).items():
+                options[key] = max(options.get(key, 0), len(found))
         keys = sorted(options, key=lambda key: (_plausibility(key[0]), key[0], key[1] or 0))
         every = [tuple((*key, 0) for key in keys)] if keys else []
         singles = [((*key, option),) for key in keys for option in range(options[key])]
@@ -429,12 +529,12 @@ class Fitting:
         return list(itertools.islice(dict.fromkeys(itertools.chain(every, singles, more)), _MOST_HYPOTHESES))
 
     def _instantiate(
-        self, place: str, hypothesis: _Hypothesis, sizes: Mapping[str, list[tuple[int, IntArray]]]
+        self, modules: Sequence[str], hypothesis: _Hypothesis, sizes: Mapping[str, list[tuple[int, IntArray]]]
     ) -> dict[_RuleKey, AttributeRule]:
-        """A hypothesis as rules for every module at its place."""
+        """A hypothesis as rules for every one of some modules."""
         rules = {}
-        for path, module in self._paths.items():
-            options = _candidates(module, sizes[path]) if _place(path) == place and path in sizes else {}
+        for path in modules:
+            options = _candidates(self._paths[path], sizes.get(path, []))
             for attribute, index, option in hypothesis:
                 found = options.get((attribute, index))
                 if found:
@@ -480,10 +580,17 @@ class Fitting:
             choice = choose(coupling)
             merged = {g.index: choice.get(g.index, ()) for g in coupling.groups if np.isin(g.classes, touched).any()}
             merged = {index: units for index, units in merged.items() if len(units)}
-            if merged and self._search(merged) is None:
-                return True
-            coupling.ties = before
+            fits = bool(merged) and self._search(merged) is None
+            tied = coupling.ties
+            coupling.ties = list(before)
             solve_coupling(coupling)
+            if not fits:
+                continue
+            # The tie asks for another cut, which may have shown what follows: with that, sizes need not be tied.
+            if self._search(dropped) is not None:
+                coupling.ties = tied
+                solve_coupling(coupling)
+            return True
         return False
 
     def _list_ties(self, entries: Sequence[tuple[int, IntArray]], alive: np.ndarray) -> list[list[IntArray]]:
@@ -545,9 +652,10 @@ def _then_slice(change: Callable[[nn.Module], object] | None, plan: Plan) -> Cal
 
 
 def _row_sizes(value: Labelled) -> Iterator[tuple[int, IntArray]]:
-    """The sizes of a tensor's labelled dimensions, with the labels of their first row."""
+    """The sizes of a tensor's labelled dimensions, with the labels of their first row; nothing follows a size of 1."""
     for axis, labels in value.fields.items():
-        yield labels.shape[axis], np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])[0]
+        if labels.shape[axis] > 1:
+            yield labels.shape[axis], np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])[0]
 
 
 def _place(path: str) -> str:
@@ -592,7 +700,7 @@ def _candidates(
         if type(value) in (tuple, list) and 0 < len(value) <= 8:
             entries = list(enumerate(value))
         for index, item in entries:
-            if type(item) is int and item > 1:
+            if type(item) is int and item > 0:
                 matches = [(size, labels) for size, labels in sizes if size == item]
                 if matches:
                     found[attribute, index] = matches
@@ -601,16 +709,20 @@ def _candidates(
 
 def probe_choice(coupling: Coupling) -> dict[int, IntArray]:
     """A small cut in every group, of a different size in neighbouring groups, to see whether the forward follows."""
-    dropped = {}
-    for group in coupling.groups:
-        bundles = group.bundles
-        if bundles < 2:
-            continue
-        amount = min(1 + group.index % 3, max(1, bundles - 2))  # a size of 1 shows less
-        picks = []
-        for block in group.blocks:
-            step = len(block) // bundles
-            start = (len(block) // 3) % (len(block) - amount * step + 1)
-            picks.append(block[start : start + amount * step])
-        dropped[group.index] = np.sort(np.concatenate(picks))
-    return dropped
+    groups = [group for group in coupling.groups if group.bundles > 1]
+    return {group.index: _take_units(group, np.ones(group.size, bool)) for group in groups}
+
+
+def _take_units(group: Group, inside: np.ndarray) -> IntArray:
+    """A few units of a group from among some of them, as far as the same share of each block allows."""
+    bundles = group.bundles
+    steps = [(block, len(block) // bundles) for block in group.blocks]
+    room = min((int(inside[block].sum() - 1) // step for block, step in steps if inside[block].any()), default=0)
+    amount = max(1, min(1 + group.index % 3, bundles - 2, room))  # a size of 1 shows less
+    picks = []
+    for block, step in steps:
+        first, others = block[inside[block]], block[~inside[block]]
+        count = min(len(first), amount * step)
+        start = (len(first) // 3) % (len(first) - count + 1)
+        picks += [first[start : start + count], others[: amount * step - count]]
+    return np.sort(np.concatenate(picks))

@@ -340,36 +340,40 @@ def _compose_cuts(first: Sequence[TensorCut], second: Sequence[TensorCut]) -> tu
 
 
 def _compose_groups(first: Sequence[GroupCut], second: Sequence[GroupCut]) -> tuple[GroupCut, ...]:
-    merged = {(group.name, group.kind, 0): group for group in first}
+    """The records of both; what the model loses is in the cuts, which are checked.
+
+    A later group of the same name may have other units: single heads, where a key head and its queries went together
+    before, or channels of several groups that must now shrink alike. It is a group of its own, if it loses any.
+    """
+    merged = list(first)
     for group in second:
-        key = (group.name, group.kind, 0)
-        before = merged.get(key)
-        if before is None:
-            merged[key] = group
-            continue
-        if before.kept_size != group.size and before.width != group.width:
-            # Other units: single heads now, where a key head and its queries went together before.
-            merged[group.name, group.kind, group.width] = group
-            continue
-        if before.kept_size != group.size:
-            raise PlanError(f"the plans do not follow each other at the group {group.name}")
-        left = np.setdiff1d(np.arange(before.size), np.asarray(before.dropped, dtype=np.int64))
-        scores = before.scores
-        if group.scores is not None:
-            full = np.array(before.scores if before.scores is not None else [0.0] * before.size)
-            full[left] = group.scores
-            scores = tuple(full.tolist())
-        merged[key] = GroupCut(
-            group.name,
-            before.kind,
-            before.size,
-            _compose(before.size, before.dropped, group.dropped),
-            before.width,
-            group.asked_ratio if group.asked_ratio is not None else before.asked_ratio,
-            scores,
-            group.note or before.note,
-        )
-    return tuple(merged.values())
+        same = [n for n, before in enumerate(merged) if before.name == group.name]
+        followed = [n for n in same if (merged[n].kind, merged[n].kept_size) == (group.kind, group.size)]
+        if followed:
+            merged[followed[0]] = _compose_group(merged[followed[0]], group)
+        elif group.dropped or not same:
+            merged.append(group)
+    return tuple(merged)
+
+
+def _compose_group(before: GroupCut, group: GroupCut) -> GroupCut:
+    """The record of the same units after two cuts."""
+    left = np.setdiff1d(np.arange(before.size), np.asarray(before.dropped, dtype=np.int64))
+    scores = before.scores
+    if group.scores is not None:
+        full = np.array(before.scores if before.scores is not None else [0.0] * before.size)
+        full[left] = group.scores
+        scores = tuple(full.tolist())
+    return GroupCut(
+        group.name,
+        before.kind,
+        before.size,
+        _compose(before.size, before.dropped, group.dropped),
+        before.width,
+        group.asked_ratio if group.asked_ratio is not None else before.asked_ratio,
+        scores,
+        group.note or before.note,
+    )
 
 
 def _compose_attributes(

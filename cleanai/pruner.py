@@ -569,7 +569,7 @@ class StructuredPruner:
         What is left of the statistics, and what is reached of the target, is noted in ``walk``.
         """
         analysis, coupling, prices = walk.analysis, walk.analysis.coupling, self._prices(walk)
-        before = {group.name: group for group in walk.width.groups}
+        before = {group.name: group for group in reversed(walk.width.groups)}  # of one name, as the first round cut it
         scores: dict[int, Tensor | None] = {}
         asked: dict[int, float] = {}
         chosen: Choice = {}
@@ -924,7 +924,7 @@ def _find_all(model: nn.Module, specs: LayerSpec | Sequence[LayerSpec], argument
 
 
 def _same_units(cut: GroupCut, group: Group) -> bool:
-    return cut.kind == group.kind and (cut.kept_size == group.size or cut.width == group.width)
+    return cut.kind == group.kind and cut.kept_size == group.size
 
 
 def _original_size(group: Group, before: Mapping[str, GroupCut]) -> int:

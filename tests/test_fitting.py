@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
 from nets import randomise
 from oracle import assert_equals_masked, assert_removed, assert_runs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cleanai import RandomImportance, StructuredPruner, analyze_model
+from cleanai.coupling import couple_channels
+from cleanai.fitting import Fitting, make_plan
+from cleanai.models import CifarBlock, PaddedShortcut
+from cleanai.plan import AttributeChange
+from cleanai.slicing import slice_model
+from cleanai.trace import trace_model
 
 
 def some(*shape: int, seed: int = 0) -> Tensor:
@@ -472,3 +481,140 @@ def test_small_sizes_go_down_to_one_together() -> None:
     pruned, pruner = prune(build, some(2, 5, 6), (0.5, 0.75))
     assert sizes(pruner) == {"embed": 10, "blocks.0.q": 2, "blocks.1.both": 4, "blocks.2.q": 2}
     assert (pruned.blocks[0].all_head_size, pruned.blocks[1].hidden_dim, pruned.blocks[2].num_kv_heads) == (3, 1, 1)
+
+
+# ----------------------------------------------------------------------------------------------- sizes that coincide
+
+
+class Padded(nn.Module):
+    """A stem and two stages of one block, with the shortcut without parameters between them (option A)."""
+
+    def __init__(self, *widths: int, zeros: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
+        blocks = [CifarBlock(*pair, stride=2) for pair in itertools.pairwise(widths)]
+        if zeros is not None:
+            blocks[-1].shortcut = PaddedShortcut(*zeros)
+        self.stages = nn.ModuleList(blocks)
+        self.head = nn.Linear(widths[-1], 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        for stage in self.stages:
+            x = stage(x)
+        return self.head(x.mean((2, 3)))
+
+
+class Chosen:
+    """Scores of fixed units: {(group, size): those that go first}."""
+
+    def __init__(self, first: dict[tuple[str, int], list[int]]) -> None:
+        self.first = first
+
+    def __call__(self, group: Any) -> Tensor:
+        scores = torch.arange(1.0, group.size + 1)
+        scores[self.first.get((group.name, group.size), [])] = 0.0
+        return scores
+
+
+IMAGE = some(1, 3, 8, 8)
+ZEROS = ("zeros_before", "zeros_after")
+
+
+@pytest.mark.parametrize("zeros", [(4, 4), (5, 3), (2, 6)])
+def test_which_of_equal_sizes_an_attribute_counts_is_known_before_anything_is_chosen(zeros: tuple[int, int]) -> None:
+    """There are as many zeros before as after: each unit alone takes only its own number along."""
+    analysis = analyze_model(randomise(Padded(4, 8, 16, zeros=zeros)).eval(), IMAGE)
+    for stage, counts in ((0, (2, 2)), (1, zeros)):
+        group = analysis.coupling.group(f"stages.{stage}.conv2")
+        for unit in range(group.size):
+            side = int(unit >= counts[0])
+            change = AttributeChange(f"stages.{stage}.shortcut", ZEROS[side], None, counts[side], counts[side] - 1)
+            assert make_plan(analysis.coupling, {group.index: [unit]}, analysis.rules).attributes == (change,)
+
+
+def test_a_rule_that_repeated_blocks_do_not_share_ties_nothing() -> None:
+    """Zeros before in one stage and after in the other, of equal numbers: each block's own attribute follows."""
+    coupling = couple_channels(trace_model(model := randomise(Padded(4, 8, 16, zeros=(5, 3))).eval(), IMAGE))
+    fitting, groups = Fitting(model, IMAGE, coupling), coupling.groups
+    index = {group.name: group.index for group in groups}
+    fitting.fit(lambda _: {index["stages.0.conv2"]: [0], index["stages.1.conv2"]: [1]})
+    fitting.fit(lambda _: {index["stages.0.conv2"]: [0], index["stages.1.conv2"]: [7]})
+    assert coupling.groups is groups and not coupling.ties
+    found = {(rule.module, rule.attribute): len(rule.labels) for rule in fitting.rules}
+    stages = ("stages.0.shortcut", "stages.1.shortcut")
+    assert found == {(stages[0], ZEROS[0]): 2, (stages[1], ZEROS[0]): 5, (stages[1], ZEROS[1]): 3}
+
+
+def test_a_guess_among_equal_sizes_is_taken_back_not_tied() -> None:
+    """As many go before as after: which number follows which is open until one of them shrinks alone."""
+    model = randomise(Padded(4, 8, 16)).eval()
+    coupling = couple_channels(trace_model(model, IMAGE))
+    fitting, groups = Fitting(model, IMAGE, coupling), coupling.groups
+    group = coupling.group("stages.1.conv2")
+    for units in ([0, 7], [1], [6], [1, 2, 5]):
+        fitting.fit(lambda _, units=units: {group.index: units})
+        assert coupling.groups is groups and not coupling.ties
+        before = sum(unit < 4 for unit in units)
+        changed = {c.attribute: c.new for c in make_plan(coupling, {group.index: units}, fitting.rules).attributes}
+        expected = dict(zip(ZEROS, (4 - before, 4 - len(units) + before), strict=True))
+        assert changed == {name: new for name, new in expected.items() if new != 4}
+
+
+def test_sizes_that_come_to_coincide_between_two_steps() -> None:
+    """The numbers of zeros are equal after the first step only; the second cuts before in one stage, after in one."""
+    model = randomise(Padded(4, 9, 18)).eval()  # zeros (2, 3) and (4, 5)
+    first = {("stages.0.conv2", 5): [4], ("stages.1.conv2", 9): [0, 1]}
+    second = {("stages.0.conv2", 4): [0], ("stages.1.conv2", 7): [5, 6]}
+    pruner = StructuredPruner(model, IMAGE, Chosen({**first, **second}), 0.4, iterative_steps=2)
+    pruned: Any = pruner.prune()
+    assert pruner.plan is not None and pruner.verification is not None and pruner.verification.passed
+    gone = {group.name: group.dropped for group in pruner.plan.groups}
+    assert set(gone) == {group.name for group in pruner.analysis.groups}
+    assert (gone["stages.0.conv2"], gone["stages.1.conv2"]) == ((0, 4), (0, 1, 7, 8))
+    left = [(stage.shortcut.zeros_before, stage.shortcut.zeros_after) for stage in pruned.stages]
+    assert left == [(1, 2), (2, 3)]
+    assert_equals_masked(model, pruned, pruner.plan, IMAGE)
+
+
+def test_the_last_zeros_go_too() -> None:
+    """A number that comes down to 1 still follows to 0."""
+    model = randomise(Padded(4, 8, 16, zeros=(1, 7))).eval()
+    first = {("stages.1.conv2", 8): [0], ("stages.0.conv2", 4): [0], ("stages.0.conv2", 3): [0]}
+    pruner = StructuredPruner(model, IMAGE, Chosen(first), 0.5, iterative_steps=2)
+    pruned: Any = pruner.prune()
+    assert pruner.plan is not None
+    left = [(stage.shortcut.zeros_before, stage.shortcut.zeros_after) for stage in pruned.stages]
+    assert left == [(0, 2), (0, 4)]
+    assert_equals_masked(model, pruned, pruner.plan, IMAGE)
+
+
+def blocks_of_attributes() -> nn.Module:
+    return Stream(Attention("both", heads=3), Gate("split", hidden=6), GroupedQueries("flag", 4))
+
+
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from([
+        (lambda: Padded(4, 8, 16), (1, 3, 8, 8)), (lambda: Padded(4, 9, 16, zeros=(2, 5)), (1, 3, 8, 8)),
+        (lambda: Padded(4, 8, 12, 16), (1, 3, 8, 8)), (blocks_of_attributes, (2, 5, 6)),
+    ]),
+    st.integers(0, 10**6), st.integers(2, 6), st.floats(0.1, 0.6), st.booleans(),
+)  # fmt: skip
+def test_steps_follow_each_other_whatever_goes(
+    case: tuple[Callable[[], nn.Module], tuple[int, ...]], seed: int, steps: int, ratio: float, over_all: bool
+) -> None:
+    """Step by step, each proven in float64; the whole plan takes the original to the same model."""
+    model, inputs = randomise(case[0]()).double().eval(), some(*case[1]).double()
+    pruner = StructuredPruner(
+        model, inputs, RandomImportance(seed), ratio, iterative_steps=steps, global_pruning=over_all
+    )
+    pruned = pruner.prune()
+    assert pruner.plan is not None and pruner.verification is not None and pruner.verification.passed
+    names = [group.name for group in pruner.plan.groups]
+    assert len(names) == len(set(names)) == len(pruner.analysis.groups)
+    again = slice_model(copy.deepcopy(model), pruner.plan)
+    assert str(again) == str(pruned) and attributes(again) == attributes(pruned)
+    states = zip(again.state_dict().items(), pruned.state_dict().items(), strict=True)
+    assert all(name == other and torch.equal(ours, theirs) for (name, ours), (other, theirs) in states)
+    assert_equals_masked(model, pruned, pruner.plan, inputs)

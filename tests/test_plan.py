@@ -232,11 +232,20 @@ def test_a_plan_of_a_pruned_model_follows_the_first(name: str) -> None:
 def test_plans_that_do_not_follow_each_other_are_an_error() -> None:
     with pytest.raises(PlanError, match="do not follow each other"):
         EXAMPLE.then(EXAMPLE)
-    later = Plan(groups=(GroupCut("a", "channels", 6, (1,)),))
-    with pytest.raises(PlanError, match="do not follow each other at the group a"):
-        EXAMPLE.then(later)
     with pytest.raises(PlanError):
         EXAMPLE.then(Plan(attributes=(AttributeChange("", "split", 1, 6, 4),)))
+
+
+def test_a_later_group_of_other_units_is_a_record_of_its_own() -> None:
+    """What were several groups may have to shrink alike later: the cuts compose, the records stay apart."""
+    first = Plan((TensorCut("w", 0, 8, (1, 5)),), (GroupCut("w", "channels", 8, (1, 5)),))
+    joined = Plan((TensorCut("w", 0, 6, (0,)), TensorCut("v", 0, 6, (5,))), (GroupCut("w", "channels", 12, (0, 11)),))
+    both = first.then(joined)
+    assert both.cuts == (TensorCut("w", 0, 8, (0, 1, 5)), TensorCut("v", 0, 6, (5,)))
+    assert both.groups == (*first.groups, *joined.groups)
+    after = Plan((TensorCut("w", 0, 5, (4,)), TensorCut("v", 0, 5, (0,))), (GroupCut("w", "channels", 10, (4, 5)),))
+    assert both.then(after).groups == (*first.groups, GroupCut("w", "channels", 12, (0, 5, 6, 11)))
+    assert first.then(Plan(groups=(GroupCut("w", "channels", 12, ()),))).groups == first.groups
 
 
 def test_composing_with_nothing_changes_nothing() -> None:
