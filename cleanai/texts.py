@@ -169,6 +169,44 @@ _TURKISH = {
     "proven": "kanıtlandı",
     "failed": "başarısız",
     "not verified": "doğrulanmadı",
+    # Dependency graph
+    "tensor": "tensör",
+    "index": "dizin",
+    "channel": "kanal",
+    "show": "göster",
+    "Hover over a node to see its shape, groups and tensors.": (
+        "Biçimini, gruplarını ve tensörlerini görmek için fareyi bir düğümün üzerine getirin."
+    ),
+    "It stays: {reason}.": "Kalır: {reason}.",
+    "The same share must go from each of the {count} parts of this group.": (
+        "Bu grubun {count} parçasının her birinden aynı pay çıkmalıdır."
+    ),
+    "Channel {channel} of {layer}": "{layer} katmanı, {channel}. kanal",
+    "group {number} ({name})": "{number}. grup ({name})",
+    "operation": "işlem",
+    "shape": "biçim",
+    "dimension: labels": "boyut: etiketler",
+    "Labels: what has the same number lives and dies together; 0 stays": (
+        "Etiketler: aynı numarayı taşıyanlar birlikte kalır, birlikte gider; 0 hep kalır"
+    ),
+    "Labels as they start out and travel": "Etiketler, başladıkları ve taşındıkları halleriyle",
+    "output {shape}": "çıkış {shape}",
+    "{count} channels that stay": "kalıcı {count} kanal",
+    "{count} channels of {group}": "{count} kanal: {group}",
+    "inside: {group}": "içinde: {group}",
+    "tensors: {names}": "tensörler: {names}",
+    "stays (frozen)": "kalır (dondurulmuş)",
+    "{nodes} nodes, {groups} groups: equal numbers shrink together": (
+        "{nodes} düğüm, {groups} grup: aynı numaralar birlikte küçülür"
+    ),
+    "{what}: it stays": "{what}: kalır",
+    "{what}: {count} layers lose something": "{what}: {count} katman bir şey yitirir",
+    "data flows downwards and to the right; a number is a group, in brackets its channels": (
+        "veri aşağıya ve sağa akar; numara grubu, ayraç içindeki sayı kanal sayısını gösterir"
+    ),
+    "thick frame: loses channels; dashed frame: reads them; thick line: carries them": (
+        "kalın çerçeve: kanal yitirir; kesikli çerçeve: onları okur; kalın çizgi: onları taşır"
+    ),
     # Figures
     "share of the original (%); accuracy: correct answers (%)": "özgün modele oran (%); doğruluk: doğru yanıtlar (%)",
     "MACs {macs}": "MAC {macs}",
@@ -210,6 +248,7 @@ _TURKISH = {
     "{shown} largest of {total} scored and pruned groups.": (
         "Puanlanan ve budanan {total} grubun en büyük {shown} tanesi."
     ),
+    "mean ± standard deviation of {count} seeds": "{count} tohumun ortalaması ± standart sapması",
     "At the ratio {ratio} ({stage}): {results}.": "Budama oranı {ratio} iken ({stage}): {results}.",
     "Units kept per group": "Grup başına kalan birimler",
     "Score distributions": "Puan dağılımları",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +11,17 @@ from matplotlib.figure import Figure
 
 from cleanai.errors import InputError
 from cleanai.experiments.results import FINETUNED, ORIGINAL, PRUNED
-from cleanai.experiments.scenarios import find_method
-from cleanai.plots import FAMILY_COLOURS, FIGURE_WIDTH, ReportFigure, TickFormatter, figure_style, finish_axes
-from cleanai.rendering import with_minus
+from cleanai.experiments.tables import method_label
+from cleanai.plots import (
+    FAMILY_COLOURS,
+    FIGURE_WIDTH,
+    TITLE_LETTERS,
+    ReportFigure,
+    TickFormatter,
+    figure_style,
+    finish_axes,
+    wrap_title,
+)
 from cleanai.texts import percent, say, term
 
 MARKERS = "osD^vP*X"
@@ -42,7 +49,7 @@ def plot_sweep(rows: Sequence[dict[str, Any]], language: str = "en") -> Figure:
         figure = ReportFigure(figsize=(FIGURE_WIDTH, 4.2), layout="constrained")
         panels = figure.subplots(1, len(stages), squeeze=False, sharey=True)[0]
         for axes, stage in zip(panels, stages, strict=True):
-            _draw_stage(axes, rows, stage, methods)
+            _draw_stage(axes, rows, stage, methods, language)
             axes.set_title(term(language, stage), loc="left", fontsize=10, fontweight="bold")
             axes.set_xlabel(say(language, "MACs kept (%)"))
             axes.xaxis.set_major_formatter(TickFormatter(language))
@@ -51,13 +58,15 @@ def plot_sweep(rows: Sequence[dict[str, Any]], language: str = "en") -> Figure:
         panels[0].set_ylabel(say(language, "accuracy (%)"))
         lines, labels = panels[0].get_legend_handles_labels()
         labels = [say(language, "before pruning") if label == ORIGINAL else label for label in labels]
-        figure.legend(lines, labels, loc="outside lower center", ncols=5, frameon=False)
-        title = textwrap.fill(with_minus(_title(rows, stages[-1], language)), 86)
+        seeds = len({row["seed"] for row in rows})
+        note = say(language, "mean ± standard deviation of {count} seeds", count=seeds) if seeds > 1 else None
+        figure.legend(lines, labels, loc="outside lower center", ncols=5, frameon=False, title=note, title_fontsize=8)
+        title = wrap_title(_title(rows, stages[-1], language), TITLE_LETTERS)
         figure.suptitle(title, x=0.012, ha="left", fontsize=11, fontweight="bold")
     return figure
 
 
-def _draw_stage(axes: Axes, rows: Sequence[dict[str, Any]], stage: str, methods: Sequence[str]) -> None:
+def _draw_stage(axes: Axes, rows: Sequence[dict[str, Any]], stage: str, methods: Sequence[str], language: str) -> None:
     originals = {(r["method"], r["pruning_ratio"], r["seed"]): r for r in rows if r["stage"] == ORIGINAL}
     axes.axhline(
         statistics.fmean(row["accuracy"] for row in originals.values()),
@@ -85,7 +94,7 @@ def _draw_stage(axes: Axes, rows: Sequence[dict[str, Any]], stage: str, methods:
             marker=MARKERS[number % len(MARKERS)],
             capsize=3,
             linewidth=1.6,
-            label=find_method(method).title,
+            label=method_label(method, language),
         )
 
 
@@ -101,7 +110,7 @@ def _title(rows: Sequence[dict[str, Any]], stage: str, language: str) -> str:
         if row["stage"] == stage and row["pruning_ratio"] == ratio:
             found.setdefault(row["method"], []).append(row["accuracy"])
     ranked = sorted(((statistics.fmean(values), method) for method, values in found.items()), reverse=True)
-    results = ", ".join(f"{find_method(method).title} {percent(mean / 100, language)}" for mean, method in ranked)
+    results = ", ".join(f"{method_label(method, language)} {percent(mean / 100, language)}" for mean, method in ranked)
     return say(
         language,
         "At the ratio {ratio} ({stage}): {results}.",
