@@ -43,9 +43,9 @@ def time_in_turns(
     forward_fn: ForwardFn | None = None,
     num_threads: int = 1,
 ) -> list[Latency]:
-    """Each model's latency: the median over rounds in which all are timed, one after the other, and their spread.
+    """Each model's latency: median and spread over the faster half of rounds in which all are timed, one after another.
 
-    What else the machine does comes and goes, and so hits all of them.
+    What else the machine does comes and goes: it hits all of them, and makes the slower rounds slow.
 
     Args:
         rounds: how often all of them are timed; at least two, from which a spread can be told.
@@ -67,7 +67,8 @@ def time_in_turns(
 
 
 def _join_rounds(rounds: Sequence[Latency]) -> Latency:
-    lower, median, upper = statistics.quantiles([each.median_ms for each in rounds], n=4, method="inclusive")
+    faster = sorted(each.median_ms for each in rounds)[: len(rounds) // 2 + 1]
+    lower, median, upper = statistics.quantiles(faster, n=4, method="inclusive")
     return dataclasses.replace(
         rounds[0],
         median_ms=median,

@@ -6,6 +6,7 @@ ways: calibration images come from a pool of their own, taken out of the trainin
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from cleanai.data import (
     CIFAR10_CLASSES,
     DataMissingError,
     draw_shifts,
+    find_all,
     find_cifar10,
     find_imagenet,
     find_photos,
@@ -351,15 +353,12 @@ def settle_data(config: ExperimentConfig) -> ExperimentConfig:
     """
     if config.data != "auto":
         return config
-    missing = []
     for name in ("imagenet", "photos"):
-        try:
+        with contextlib.suppress(DataMissingError):
             _FINDERS[name]()
-        except DataMissingError as error:
-            missing.append(error)
-        else:
             return config.replace(data=name)
-    raise missing[0]
+    find_all([_FINDERS["imagenet"], _FINDERS["photos"]], config.language)  # says how to get either
+    return config
 
 
 def find_data(config: ExperimentConfig) -> None:
