@@ -40,10 +40,10 @@ ORDER = (
     *("cost", "masking", "verify", "analysis", "evaluate", "latency", "prices", "steps"),
     *("lockstep", "gauss_newton", "recover"),
     # what is shown
-    *("rendering", "plots", "report", "records"),
+    *("rendering", "plots", "report", "records", "graph", "graph_plot"),
     # the front door, and what is built on it
     *("pruner", "coverage", "sensitivity", "search", "__init__", "data", "models"),
-    *("recipe", "training_state", "training", "narrator", "demo", "experiments", "cli", "__main__"),
+    *("recipe", "training_state", "training", "narrator", "widgets", "demo", "experiments", "cli", "__main__"),
 )
 # A package inside has its own order, and one place among the others.
 INSIDE = {
@@ -68,6 +68,7 @@ INSIDE = {
         ),
         "__init__",
     ),
+    "widgets": ("panel", "graph_explorer", "__init__"),
     "importance": ("group", "names", "weights", "activations", "gradients", "reconstruction", "mixes", "__init__"),
 }
 PRUNING_LIBRARIES = {"torch_pruning", "fasterai", "only_train_once", "nni", "neural_compressor", "sparseml"}
