@@ -1,4 +1,4 @@
-"""Everything measured that the READMEs show: the results of both demos, the table made of them, and the picture.
+"""Everything measured that the READMEs show: results of demos and experiments, the tables made of them, the picture.
 
     python docs/refresh.py              # table and pictures from docs/results/
     python docs/refresh.py --measure    # run both demos first; the second needs CIFAR-10 (see data/README.md)
@@ -17,9 +17,12 @@ from matplotlib.figure import Figure
 
 from cleanai import Report
 from cleanai.demo import run_demo
+from cleanai.experiments import ExperimentResults
+from cleanai.experiments.results import FINETUNED, ORIGINAL, PRUNED
+from cleanai.experiments.tables import method_label, summarize, write_accuracy
 from cleanai.plots import plot_kept_channels, plot_metrics
 from cleanai.rendering import metrics_table
-from cleanai.texts import say, term, whole_number
+from cleanai.texts import percent, say, term, whole_number
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -27,7 +30,11 @@ IMAGES = ROOT / "docs" / "images"
 README = {"en": ROOT / "README.md", "tr": ROOT / "README.tr.md"}
 DEMOS = ("digits", "cifar10")
 ROWS = ("Parameters", "MACs", "Latency", "Accuracy")
-MARKED = re.compile(r"(?<=<!-- results: python docs/refresh\.py -->\n\n).*?(?=\n<!-- end of results -->)", re.DOTALL)
+EXPERIMENTS = ROOT / "data" / "results" / "reports"
+MARKED, MARKED_EXPERIMENTS = (
+    re.compile(rf"(?<=<!-- {name}: python docs/refresh\.py -->\n\n).*?(?=\n<!-- end of {name} -->)", re.DOTALL)
+    for name in ("results", "experiments")
+)
 
 
 def measure() -> None:
@@ -60,6 +67,32 @@ def results_table(language: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def load_experiments() -> list[ExperimentResults]:
+    """The kept results of all experiments, scenario by scenario."""
+    configs = sorted(EXPERIMENTS.glob("TS*_config.json"))
+    return [ExperimentResults.load(path.with_name(path.name.replace("_config", ""))) for path in configs]
+
+
+def experiments_table(language: str) -> str:
+    """One line for each method of each experiment."""
+    heads = {
+        "en": ("experiment", "method", "original", "pruned", "fine-tuned", "parameters", "FLOPs"),
+        "tr": ("deney", "yöntem", "özgün", "budanmış", "ince ayarlı", "parametre", "FLOP"),
+    }[language]
+    lines = ["| " + " | ".join(heads) + " |", "| --- | --- |" + " ---: |" * 5]
+    for results in load_experiments():
+        link = f"[{results.name.replace('_', ' ')}](data/results/reports/{results.name}.pdf)"
+        for method, result in results.methods.items():
+            accuracies = [
+                write_accuracy(result.report.metrics.get(stage), language) for stage in (ORIGINAL, PRUNED, FINETUNED)
+            ]
+            summary = summarize(result)
+            removed = ["−" + percent(share, language) for share in (summary.parameters, summary.flops)]
+            lines.append("| " + " | ".join([link, method_label(method, language), *accuracies, *removed]) + " |")
+            link = ""
+    return "\n".join(lines) + "\n"
+
+
 def _name(report: Report) -> str:
     samples = whole_number(report.metrics["original"].samples or 0, report.language)
     images = {"en": "test images", "tr": "sınama görüntüsü"}[report.language]
@@ -85,7 +118,9 @@ def main() -> None:
     for language, path in README.items():
         draw_picture(language)
         text = path.read_text(encoding="utf-8")
-        path.write_text(MARKED.sub(lambda _, language=language: results_table(language), text), encoding="utf-8")
+        text = MARKED.sub(lambda _, language=language: results_table(language), text)
+        text = MARKED_EXPERIMENTS.sub(lambda _, language=language: experiments_table(language), text)
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -81,8 +81,23 @@ def test_a_wrong_line_is_noticed() -> None:
 def test_the_readmes_show_what_was_measured() -> None:
     refresh = load_refresh()
     for language, path in refresh.README.items():
-        found = refresh.MARKED.search(path.read_text(encoding="utf-8"))
-        assert found is not None and found[0] == refresh.results_table(language)
+        text = path.read_text(encoding="utf-8")
+        for marked, table in (
+            (refresh.MARKED, refresh.results_table),
+            (refresh.MARKED_EXPERIMENTS, refresh.experiments_table),
+        ):
+            found = marked.search(text)
+            assert found is not None and found[0] == table(language)
+
+
+def test_kept_experiments_are_named_as_what_they_are() -> None:
+    kept = load_refresh().load_experiments()
+    assert {results.config.scenario for results in kept} == {"TS1", "TS2", "TS3", "TS4"}
+    for results in kept:
+        assert results.environment.command and results.environment.machine and results.environment.created
+        assert all(result.report.proof.passed for result in results.methods.values())
+        if results.config.data == "photos":  # easier than ImageNet's images, and not to be taken for them
+            assert "ImageNet" not in results.name and any("NIPS-2017" in line for line in results.warnings)
 
 
 @pytest.mark.parametrize("name", [*READMES, "CONTRIBUTING.md"])
