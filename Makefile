@@ -29,7 +29,7 @@ demo: $(STAMP) ## prune a network trained on digits and write reports/; ARGS="--
 	$(BIN)/cleanai demo $(ARGS)
 
 test: lint ## lint, types, tests, doctests and notebooks; what CI runs
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks/
 
 lint: $(STAMP) ## style, format and types
