@@ -406,7 +406,10 @@ def test_memory_does_not_grow_with_the_batches() -> None:
 # ------------------------------------------------------------------------------------------------------ bad data
 
 
-@pytest.mark.parametrize("loader", [[], (), iter(()), DataLoader(TensorDataset(torch.zeros(0, 3, 5, 5)))], ids=repr)
+EMPTY = {"list": [], "tuple": (), "iterator": iter(()), "loader": DataLoader(TensorDataset(torch.zeros(0, 3, 5, 5)))}
+
+
+@pytest.mark.parametrize("loader", EMPTY.values(), ids=EMPTY)
 def test_an_empty_loader_is_refused(loader: Any) -> None:
     with pytest.raises(InputError, match="the loader is empty: activations need at least one batch"):
         collect(make_net(), loader)
