@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
     "state_minutes": 0.0,  # a state after every step: most moments lie within an epoch
     "checkpoint_interval": 3,
 }
-LONGEST = 0.12  # of the undisturbed time: how far a child may come before it is killed
+LONGEST = 0.05  # of the undisturbed time: how far a child may come before it is killed
 
 
 def start(folder: Path) -> int:

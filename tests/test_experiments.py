@@ -358,7 +358,7 @@ def run_python(*words: str, timeout: float = 240) -> str:
 
 def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     told = json.loads(run_python(str(HERE / "killed_experiment.py"), str(tmp_path), "10", "1").splitlines()[-1])
-    assert told["kills"] == 10 and told["while_training"] >= 8
+    assert told["kills"] == 10 and told["while_training"] >= 5
     assert told["killed"] == told["undisturbed"]
 
 
