@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -222,6 +223,15 @@ def test_random_scores_depend_on_the_seed_and_the_group_only() -> None:
     found = StructuredPruner(net, X, RandomImportance(1)).score_groups()
     assert not torch.equal(found["0"], found["1"])  # ty: ignore[invalid-argument-type]
     assert bool((first >= 0).all()) and bool((first < 1).all())
+
+
+def test_every_letter_of_a_name_and_the_seed_count_in_random_scores() -> None:
+    """Names that end alike, as those of residual blocks do, must not draw alike."""
+    parts = {f"{stage}_with_a_long_name_that_ends_alike": nn.Linear(5, 5) for stage in "ab"}
+    net: Any = nn.Sequential(OrderedDict({**parts, "head": nn.Linear(5, 2)}))
+    drawn = [StructuredPruner(net, torch.ones(1, 5), RandomImportance(seed)).score_groups() for seed in (0, 5)]
+    scores = [values.tolist() for found in drawn for values in found.values() if values is not None]
+    assert len(scores) == 4 and len({tuple(values) for values in scores}) == 4
 
 
 def test_scores_of_a_group_are_float64_on_the_cpu_without_gradient() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torchvision.ops import FrozenBatchNorm2d
 
+from cleanai.checks import check_count
 from cleanai.errors import InputError
 from cleanai.importance.group import Criterion, MemberCriterion, ScoredGroup, reduce_parts, share_of_larger
 
@@ -30,7 +32,7 @@ class MagnitudeImportance(MemberCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.p not in (1, 2):
+        if isinstance(self.p, bool) or self.p not in (1, 2):
             raise InputError(
                 f"MagnitudeImportance: p is {self.p!r}; use 1 (sum of absolute weights) or 2 (Euclidean norm)"
             )
@@ -125,7 +127,13 @@ class RandomImportance(Criterion):
 
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self.seed, "seed", least=None)
+
     def __call__(self, group: ScoredGroup) -> Tensor:
         """The scores of a group: shape [size]."""
-        mixed = int.from_bytes(f"{self.seed}:{group.name}".encode()[-64:], "big") % (2**62)
-        return torch.rand(group.size, generator=torch.Generator().manual_seed(mixed), dtype=torch.float64)
+        # Every letter counts: layer1.0.conv1 and layer2.0.conv1 must not draw alike.
+        drawn = hashlib.blake2b(f"{self.seed}:{group.name}".encode(), digest_size=7).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(drawn, "big"))
+        return torch.rand(group.size, generator=generator, dtype=torch.float64)
