@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from cleanai.checks import check_model
 from cleanai.errors import InputError
 from cleanai.inputs import output_tensors
 
@@ -108,6 +110,7 @@ def list_state(model: nn.Module) -> list[StateTensor]:
 
     Parameters, buffers, plain attributes, and what attributes that are lists, tuples or dicts hold (caches).
     """
+    check_model(model)
     found: dict[int, tuple[str, Tensor, list[Place]]] = {}
     for path, module in model.named_modules():
         for name, tensor, place in _list_places(module):
@@ -132,6 +135,14 @@ def _list_places(module: nn.Module) -> Iterator[tuple[str, Tensor, Place]]:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(item, Tensor):
                 yield f"{attribute}[{key}]", item, Place(module, attribute, "item", key)
+
+
+def memory_format_of(tensor: Tensor) -> torch.memory_format:
+    """The order of a tensor's memory: channels last where it is so, else contiguous."""
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    if layout is not None and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout):
+        return layout
+    return torch.contiguous_format
 
 
 def drop_caches(model: nn.Module) -> None:
@@ -160,6 +171,7 @@ class Snapshot:
     """What a model's modules hold: classes, attributes, and the contents of their dicts, lists and sets."""
 
     def __init__(self, model: nn.Module) -> None:
+        check_model(model)
         self._modules = {}
         for module in model.modules():
             held = dict(module.__dict__)
@@ -207,17 +219,38 @@ class Snapshot:
                 parameter.grad = grad
 
 
+def surely(undo: Callable[[], object]) -> None:
+    """Undoes something, and does it again if that is interrupted (a Ctrl-C); the interruption then goes on."""
+    try:
+        undo()
+    except BaseException:
+        undo()
+        raise
+
+
+process_state = threading.RLock()
+"""Held while something changes for a moment that all threads share: random generators, warning filters, kernel choices.
+
+Two threads that work on two models take turns for as long as each holds it, so that they get what they would get one
+after the other. It is not held while the caller's own callbacks run between two steps.
+"""
+
+
 @contextmanager
 def preserve_random_state() -> Generator[None]:
-    """Puts the random number generators of torch (CPU and initialised GPUs), numpy and Python back as they were."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    python, legacy_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (a forward may draw from it)
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy_numpy)  # noqa: NPY002
+    """Puts the random number generators of torch (CPU and initialised GPUs), numpy and Python back as they were.
+
+    Other threads of CleanAI wait meanwhile (see `process_state`): they would draw from the same generators.
+    """
+    with process_state:
+        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+        python, legacy_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (a forward may draw from it)
+        try:
+            with torch.random.fork_rng(devices=devices):
+                yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy_numpy)  # noqa: NPY002
 
 
 def seed_random_state(seed: int) -> None:
@@ -235,38 +268,58 @@ def preserve_model(model: nn.Module) -> Generator[None]:
     ``requires_grad``, ``.grad`` and torch's random state. The *values* of tensors are protected by `shadow_model`.
     """
     snapshot = Snapshot(model)
-    with preserve_random_state(), torch.inference_mode(False):  # the caller may be in inference mode
+    # The caller may be in inference mode.
+    with preserve_random_state(), torch.inference_mode(False), _outside_transaction(model):
         try:
             yield
         finally:
-            snapshot.restore()
+            surely(snapshot.restore)
 
 
 _transactions: dict[int, Snapshot] = {}
 
 
 @contextmanager
+def _outside_transaction(model: nn.Module) -> Generator[None]:
+    """A cut of the stand-in that a model is for a while has nothing to do with the open transaction of the model."""
+    outer = _transactions.pop(id(model), None)
+    try:
+        yield
+    finally:
+        if outer is not None:
+            _transactions[id(model)] = outer
+
+
+@contextmanager
 def transaction(model: nn.Module) -> Generator[Snapshot]:
     """Keeps the changes made to a model inside, or takes all of them back when anything is raised.
 
-    A transaction inside another one on the same model is part of it.
+    A transaction inside another one on the same model is part of it, except inside `preserve_model`.
     """
     if id(model) in _transactions:
         yield _transactions[id(model)]
         return
-    snapshot = _transactions[id(model)] = Snapshot(model)
+    snapshot = Snapshot(model)
     try:
+        _transactions[id(model)] = snapshot
         yield snapshot
     except BaseException:
-        snapshot.restore()
+        surely(snapshot.restore)
         raise
     finally:
         del _transactions[id(model)]
 
 
+def take_back(model: nn.Module) -> None:
+    """Undoes what has been changed in the open transaction of a model, which stays open; without one, nothing."""
+    if id(model) in _transactions:
+        surely(_transactions[id(model)].restore)
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Generator[None]:
     """Switches every module to evaluation mode and each one back to its own mode."""
+    check_model(model)
     modes = [(module, module.training) for module in model.modules()]
     for module, _ in modes:
         module.training = False

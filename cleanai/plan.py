@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+import operator
+import reprlib
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from cleanai.errors import PlanError
 
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from torch import nn
+
 FORMAT = "cleanai-plan-1"
+_MOST_PLACES = 1000  # no block returns more values
+_MOST_INDICES = 1 << 62
+# What the plan of the largest model has a tenth of; a text of the same length that has more would fill the memory.
+_MOST_JSON_NODES = 300_000
+_MOST_DEPTH = 20
 _Record = TypeVar("_Record", "TensorCut", "GroupCut", "AttributeChange", "BlockCut")
 
 
@@ -30,6 +44,12 @@ class TensorCut:
         """The indices that stay, ascending."""
         gone = set(self.dropped)
         return tuple(index for index in range(self.size) if index not in gone)
+
+    @property
+    def new_indices(self) -> tuple[int | None, ...]:
+        """For each index before the cut, the one that it has after it; None where it went."""
+        places = {old: new for new, old in enumerate(self.kept)}
+        return tuple(places.get(old) for old in range(self.size))
 
     @property
     def kept_size(self) -> int:
@@ -108,6 +128,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         self._check_cuts()
+        self._check_groups()
         self._check_blocks()
 
     def _check_cuts(self) -> None:
@@ -118,8 +139,10 @@ class Plan:
             if (cut.parameter, cut.dim) in seen:
                 raise PlanError(f"{cut.parameter} dimension {cut.dim} appears twice in the plan")
             seen.add((cut.parameter, cut.dim))
-            if list(cut.dropped) != sorted(set(cut.dropped)):
+            if not _is_ascending(cut.dropped):
                 raise PlanError(f"the dropped indices of {cut.parameter} are not distinct and ascending")
+            if cut.size > _MOST_INDICES:
+                raise PlanError(f"{cut.parameter} dimension {cut.dim} cannot have {cut.size} indices")
             if cut.dropped and not 0 <= cut.dropped[0] <= cut.dropped[-1] < cut.size:
                 raise PlanError(
                     f"{cut.parameter} dimension {cut.dim} has {cut.size} indices; the plan drops "
@@ -128,16 +151,24 @@ class Plan:
             if len(cut.dropped) >= cut.size:
                 raise PlanError(f"the plan would empty {cut.parameter} dimension {cut.dim}")
 
+    def _check_groups(self) -> None:
+        for group in self.groups:
+            if not _is_ascending(group.dropped) or not all(0 <= index < group.size for index in group.dropped):
+                raise PlanError(f"the dropped units of {group.name} are not distinct, ascending and below {group.size}")
+            if group.width < 1 or not 0 <= group.size <= _MOST_INDICES:
+                raise PlanError(f"the group {group.name} cannot have {group.size} units of {group.width} channels")
+            if group.scores is not None and len(group.scores) != group.size:
+                raise PlanError(f"the group {group.name} has {group.size} units and {len(group.scores)} scores")
+
     def _check_blocks(self) -> None:
-        names = [block.module for block in self.blocks]
-        gone = self.dropped_blocks
-        for name in names:
-            if names.count(name) > 1:
+        gone = frozenset(self.dropped_blocks)
+        for name, count in Counter(block.module for block in self.blocks).items():
+            if count > 1:
                 raise PlanError(f"the block {name} appears twice in the plan")
         if "" in gone:
             raise PlanError("the plan drops the whole model")
         for block in self.blocks:
-            if block.places < 0:
+            if not 0 <= block.places <= _MOST_PLACES:
                 raise PlanError(f"the block {block.module} returns {block.places} values in the plan")
         # What is left of a block keeps the block's own attributes, which may follow a cut.
         for name in (*(cut.parameter for cut in self.cuts), *(change.module for change in self.attributes), *gone):
@@ -179,7 +210,7 @@ class Plan:
         Raises:
             PlanError: ``later`` does not start where this plan ends, or touches a block that this one drops.
         """
-        gone = later.dropped_blocks
+        gone = frozenset(later.dropped_blocks)
         return Plan(
             cuts=_compose_cuts([c for c in self.cuts if not _is_inside(c.parameter, gone)], later.cuts),
             groups=_compose_groups(self.groups, later.groups),
@@ -206,6 +237,15 @@ class Plan:
         differences.update({path: ((), (0,)) for path in other.dropped_blocks if path not in self.dropped_blocks})
         return differences
 
+    def apply_masks(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
+        """The model as it would be after the cut, without cutting: ``with plan.apply_masks(model) as masked: …``.
+
+        See `cleanai.masks.apply_masks`.
+        """
+        from cleanai.masks import apply_masks
+
+        return apply_masks(model, self)
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data for JSON."""
         data = asdict(self)
@@ -228,6 +268,8 @@ class Plan:
             raise PlanError("the plan is damaged: cuts, groups, attributes and blocks must be lists")
         if not isinstance(settings, Mapping):
             raise PlanError("the plan is damaged: settings must be a mapping")
+        if not _is_shallow(settings):
+            raise PlanError(f"the plan is damaged: its settings are nested more than {_MOST_DEPTH} deep")
         return cls(
             cuts=tuple(_read(TensorCut, cut) for cut in parts["cuts"]),
             groups=tuple(_read(GroupCut, group) for group in parts["groups"]),
@@ -238,12 +280,12 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` wrote."""
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise PlanError(f"the plan is no valid JSON: {error}") from error
-        return cls.from_dict(data)
+        """The plan that `to_json` wrote.
+
+        Raises:
+            PlanError: the text is damaged, or something else.
+        """
+        return cls.from_dict(parse_json(text, "the plan"))
 
     def __repr__(self) -> str:
         cut = [group for group in self.groups if group.dropped]
@@ -277,16 +319,37 @@ def shorten_indices(indices: Sequence[int], most: int = 8) -> str:
     return f"{shown}, … ({len(indices)})" if len(indices) > most else shown
 
 
+def parse_json(text: str, what: str) -> Any:
+    """JSON values; whatever is wrong with the text is a `PlanError`, and so is more than a plan could hold."""
+    if not isinstance(text, (str, bytes)):
+        raise PlanError(f"{what} is a {type(text).__name__}; give its JSON text")
+    if not isinstance(text, str):
+        raise PlanError(f"{what} is a {type(text).__name__}, not JSON text")
+    nodes = sum(text.count(mark) for mark in "{[:")
+    if nodes > _MOST_JSON_NODES:
+        raise PlanError(f"{what} is refused: it has {nodes} lists and fields, more than the {_MOST_JSON_NODES}")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{what} is no valid JSON: {type(error).__name__}: {error!s:.80}") from error
+
+
+def _is_shallow(value: Mapping[str, Any] | list[Any], most: int = _MOST_DEPTH) -> bool:
+    """Whether JSON values are nested so deep at most: more would break what prints or saves them."""
+    items = value.values() if isinstance(value, Mapping) else value
+    return most > 0 and all(_is_shallow(item, most - 1) for item in items if type(item) in (dict, list))
+
+
+def _is_ascending(indices: Sequence[int]) -> bool:
+    return all(map(operator.lt, indices, itertools.islice(indices, 1, None)))
+
+
 def _is_integer(value: Any) -> bool:
     return type(value) is int
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
-def _is_list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, (list, tuple)) and all(check(item) for item in value)
+def _is_list_of(*kinds: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, (list, tuple)) and set(map(type, value)) <= set(kinds)
 
 
 # What a field may hold in JSON, by the annotation it has above.
@@ -295,9 +358,9 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "bool": lambda value: isinstance(value, bool),
     "int": _is_integer,
     "int | None": lambda value: value is None or _is_integer(value),
-    "float | None": lambda value: value is None or _is_number(value),
-    "tuple[int, ...]": _is_list_of(_is_integer),
-    "tuple[float, ...] | None": lambda value: value is None or _is_list_of(_is_number)(value),
+    "float | None": lambda value: value is None or type(value) in (int, float),
+    "tuple[int, ...]": _is_list_of(int),
+    "tuple[float, ...] | None": lambda value: value is None or _is_list_of(int, float)(value),
 }
 
 
@@ -309,16 +372,24 @@ def _read(kind: type[_Record], data: Any) -> _Record:
     values: dict[str, Any] = {}
     for name, annotation in names.items():
         if not _CHECKS[annotation](data[name]):
-            raise PlanError(f"the plan is damaged: {kind.__name__}.{name} is {data[name]!r:.60}, not {annotation}")
+            raise PlanError(
+                f"the plan is damaged: {kind.__name__}.{name} is {shorten_value(data[name])}, not {annotation}"
+            )
         values[name] = tuple(data[name]) if isinstance(data[name], list) else data[name]
     return kind(**values)
 
 
-def _compose(size: int, first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+def shorten_value(value: Any) -> str:
+    """A value as an error shows it, however long or deep it is."""
+    return f"{reprlib.repr(value):.60}"
+
+
+def _compose(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
     """Indices dropped by two cuts in a row; the second counts in what the first left."""
-    left = np.setdiff1d(np.arange(size), np.asarray(first, dtype=np.int64))
-    gone = np.concatenate([np.asarray(first, dtype=np.int64), left[np.asarray(second, dtype=np.int64)]])
-    return tuple(np.sort(gone).tolist())
+    gone, later = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
+    stayed_before = gone - np.arange(len(gone))  # for each index that went first, how many before it stayed
+    later = later + np.searchsorted(stayed_before, later, side="right")
+    return tuple(np.sort(np.concatenate([gone, later])).tolist())
 
 
 def _compose_cuts(first: Sequence[TensorCut], second: Sequence[TensorCut]) -> tuple[TensorCut, ...]:
@@ -334,7 +405,7 @@ def _compose_cuts(first: Sequence[TensorCut], second: Sequence[TensorCut]) -> tu
                 f"the plans do not follow each other: {cut.parameter} dimension {cut.dim} has {before.kept_size} "
                 f"indices after the first and {cut.size} before the second"
             )
-        dropped = _compose(before.size, before.dropped, cut.dropped)
+        dropped = _compose(before.dropped, cut.dropped)
         merged[key] = TensorCut(cut.parameter, cut.dim, before.size, dropped, before.role)
     return tuple(merged.values())
 
@@ -358,9 +429,9 @@ def _compose_groups(first: Sequence[GroupCut], second: Sequence[GroupCut]) -> tu
 
 def _compose_group(before: GroupCut, group: GroupCut) -> GroupCut:
     """The record of the same units after two cuts."""
-    left = np.setdiff1d(np.arange(before.size), np.asarray(before.dropped, dtype=np.int64))
     scores = before.scores
     if group.scores is not None:
+        left = np.setdiff1d(np.arange(before.size), np.asarray(before.dropped, dtype=np.int64))
         full = np.array(before.scores if before.scores is not None else [0.0] * before.size)
         full[left] = group.scores
         scores = tuple(full.tolist())
@@ -368,7 +439,7 @@ def _compose_group(before: GroupCut, group: GroupCut) -> GroupCut:
         group.name,
         before.kind,
         before.size,
-        _compose(before.size, before.dropped, group.dropped),
+        _compose(before.dropped, group.dropped),
         before.width,
         group.asked_ratio if group.asked_ratio is not None else before.asked_ratio,
         scores,
@@ -393,9 +464,12 @@ def _compose_attributes(
     return tuple(merged.values())
 
 
-def _is_inside(path: str, blocks: Sequence[str]) -> bool:
+def _is_inside(path: str, blocks: Collection[str]) -> bool:
     """Whether a module or tensor is a part of some block."""
-    return any(path.startswith(f"{block}.") for block in blocks)
+    if not blocks:
+        return False
+    dots = (place for place, letter in enumerate(path) if letter == ".")
+    return any(path[:dot] in blocks for dot in dots)
 
 
 def _compose_blocks(first: Sequence[BlockCut], second: Sequence[BlockCut]) -> tuple[BlockCut, ...]:
@@ -406,6 +480,6 @@ def _compose_blocks(first: Sequence[BlockCut], second: Sequence[BlockCut]) -> tu
             raise PlanError(f"the plans do not follow each other: the first has dropped {block.module} already")
         known = before.score if before is not None and block.score is None else block.score
         merged[block.module] = replace(block, score=known)
-    dropped = [block.module for block in second if block.dropped]
+    dropped = {block.module for block in second if block.dropped}
     # A block inside one that goes later is no longer a block of its own.
     return tuple(block for block in merged.values() if not _is_inside(block.module, dropped))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import platform
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from cleanai.analysis import Analysis, analyze_model
 from cleanai.calibration import ActivationStatistics, collect_statistics
+from cleanai.checks import check_choice, check_flag, check_iterable, check_plain, check_ratio, check_type, suggest_names
 from cleanai.cost import CostModel
 from cleanai.coupling import Coupling, Frozen, Group
 from cleanai.depth import Block, choose_blocks, renumber_groups, score_blocks
@@ -25,9 +28,11 @@ from cleanai.evaluate import ModelMetrics, measure_model
 from cleanai.fields import IntArray
 from cleanai.fitting import make_plan
 from cleanai.gradients import GradientStatistics, LossFunction, collect_gradients
+from cleanai.history import merge_steps, own_history
 from cleanai.importance import Importance, ScoredGroup, find_importance, score_group, thresholds_of
-from cleanai.isolation import copy_model, evaluation_mode, list_state, preserve_model, transaction
+from cleanai.isolation import copy_model, evaluation_mode, list_state, preserve_model, take_back, transaction
 from cleanai.latency import LatencyRatio, compare_latency
+from cleanai.optimizers import list_parameters, note_heirs
 from cleanai.plan import BlockCut, GroupCut, Plan
 from cleanai.prediction import alive_classes
 from cleanai.prices import Prices
@@ -41,7 +46,7 @@ from cleanai.select import (
     LayerSpec,
     Limits,
     build_ladder,
-    check_ratio,
+    check_reach,
     choose_units,
     describe_structure,
     find_layers,
@@ -74,6 +79,16 @@ class _Walk:
     reached: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Selection:
+    """What is chosen from some groups: their scores, the shares that were asked of them, and the units that go."""
+
+    groups: tuple[Group, ...]
+    scores: dict[int, Tensor | None]
+    asked: dict[int, float]
+    chosen: Choice
+
+
 class StructuredPruner:
     """Prunes a trained model by real slicing, proves the result, and reports what went and why.
 
@@ -104,6 +119,7 @@ class StructuredPruner:
         recover: repair what a cut broke without training, on the data given to `collect_activations`: "none",
             "batchnorm", "bias" or "least_squares" (see `cleanai.recover_model`); done after the proof.
         verify: prove the result (see `cleanai.verify`); a failed proof leaves the model as it was and raises.
+        keep_removed: keep what is removed with the pruned model, so that `cleanai.rollback` can put it back.
         forward_fn: ``forward_fn(model, inputs)`` in place of ``model(inputs)``.
         output_transform: picks the differentiable part of the model's output.
 
@@ -142,40 +158,37 @@ class StructuredPruner:
         inplace: bool = False,
         recover: str = "none",
         verify: bool = True,
+        keep_removed: bool = False,
         forward_fn: ForwardFunction | None = None,
         output_transform: Callable[[Any], Any] | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"model is a {type(model).__name__}; give a torch.nn.Module")
-        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-            raise InputError(
-                "model is a torch.jit.ScriptModule, which cannot be followed; give the eager model it was made from"
-            )
-        if target not in TARGETS:
-            raise InputError(f"target is {target!r}; use {' or '.join(map(repr, TARGETS))}")
+        check_plain(model)
+        for name, value in (("inplace", inplace), ("verify", verify), ("keep_removed", keep_removed)):
+            check_flag(value, name)
+        for name, function in (("forward_fn", forward_fn), ("output_transform", output_transform)):
+            if function is not None and not callable(function):
+                raise InputError(f"{name} is {function!r}; give a function, or leave it out")
+        if layer_pruning_ratios is not None:
+            check_type(layer_pruning_ratios, Mapping, "layer_pruning_ratios", "a dict {layer: ratio}")
         self.model = model
         self.example_inputs = example_inputs
-        self.importance = find_importance(importance)
-        self.pruning_ratio = check_ratio(pruning_ratio, "pruning_ratio")
-        self.target = target
-        self.global_pruning = global_pruning
-        self.isomorphic = isomorphic
-        self.cost_aware = bool(getattr(self.importance, "cost_aware", False)) if cost_aware is None else cost_aware
-        if cost_aware and not self._ranks_together:
-            raise InputError(
-                "cost_aware=True ranks units of several groups: use it with global_pruning=True or isomorphic=True"
-            )
         self.iterative_steps = iterative_steps
         self.schedule = schedule
-        self._shares = list_shares(schedule, iterative_steps, self.pruning_ratio)
+        self._take_settings(
+            importance=importance,
+            pruning_ratio=pruning_ratio,
+            target=target,
+            global_pruning=global_pruning,
+            isomorphic=isomorphic,
+            cost_aware=cost_aware,
+            recover=recover,
+        )
         self.layer_pruning_ratios = dict(layer_pruning_ratios or {})
         self.limits = Limits(min_channels, 1 if round_to is None else round_to, max_pruning_ratio)
         self.inplace = inplace
-        self.recover = check_method(recover)
-        self.recovery: Recovery | None = None
         self.verify = verify
+        self.keep_removed = keep_removed
         self._options: dict[str, Any] = {"forward_fn": forward_fn, "output_transform": output_transform}
-        self.importance_name = importance if isinstance(importance, str) else repr(self.importance)
         check_tensors(model)
         self._ignored = _find_all(model, ignored_layers, "ignored_layers")
         self.depth_pruning_ratio = check_ratio(depth_pruning_ratio, "depth_pruning_ratio")
@@ -186,19 +199,79 @@ class StructuredPruner:
             for spec in self.layer_pruning_ratios
         }
         resolve_ratios(model, self.analysis.coupling, self.layer_pruning_ratios)
+        check_reach(self.groups, self.limits)
         self._check_blocks()
         self.statistics: ActivationStatistics | None = None
         self.gradients: GradientStatistics | None = None
+        self._loader: tuple[Iterable[Any], int | None, bool | None, bool] | None = None
+        self._forget()
+
+    def _take_settings(self, **settings: Any) -> None:
+        """Checks and keeps the settings that `vary` can change; those that are not given stay as they are."""
+        given = self._given = {**getattr(self, "_given", {}), **settings}
+        check_choice(given["target"], TARGETS, "target")
+        for name in ("global_pruning", "isomorphic"):
+            check_flag(given[name], name)
+        if given["cost_aware"] is not None:
+            check_flag(given["cost_aware"], "cost_aware")
+        importance, cost_aware = given["importance"], given["cost_aware"]
+        self.importance: Importance = find_importance(importance)
+        self.importance_name = importance if isinstance(importance, str) else repr(self.importance)
+        self.pruning_ratio = check_ratio(given["pruning_ratio"], "pruning_ratio")
+        self.target: str = given["target"]
+        self.global_pruning: bool = given["global_pruning"]
+        self.isomorphic: bool = given["isomorphic"]
+        self.cost_aware = bool(getattr(self.importance, "cost_aware", False)) if cost_aware is None else cost_aware
+        if cost_aware and not self._ranks_together:
+            raise InputError(
+                "cost_aware=True ranks units of several groups: use it with global_pruning=True or isomorphic=True"
+            )
+        self._shares = list_shares(self.schedule, self.iterative_steps, self.pruning_ratio)
+        self.recover = check_method(given["recover"])
+
+    def _forget(self) -> None:
+        """Nothing has been planned or pruned yet."""
+        self.recovery: Recovery | None = None
         self.plan: Plan | None = None
         self.pruned: nn.Module | None = None
         self.verification: Verification | None = None
         self.warnings: list[str] = list(self.analysis.warnings)
         self._before: ModelMetrics | None = None
-        self._loader: tuple[Iterable[Any], int | None, bool | None, bool] | None = None
         self._planned: Analysis = self.analysis
         self._latency: LatencyRatio | None = None
         self._reported: tuple[tuple[Group, ...], tuple[Frozen, ...]] = ((), ())
         self._block_costs: dict[str, tuple[int, int]] = {}
+
+    def vary(self, **settings: Any) -> StructuredPruner:
+        """A pruner of the same model with other settings, which has all that was collected for this one.
+
+        It knows nothing of what this one has pruned, prunes a copy even if this one works in place, and neither of the
+        two changes the other. What the model's structure allows is shared, so it is made in no time.
+
+        Args:
+            settings: any of importance, pruning_ratio, target, global_pruning, isomorphic, cost_aware and recover.
+
+        Raises:
+            InputError: a setting that cannot be used.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> pruner = StructuredPruner(net, torch.randn(1, 3), pruning_ratio=0.5)
+            >>> pruner.vary(pruning_ratio=0.25).prune()[0]
+            Linear(in_features=3, out_features=6, bias=True)
+        """
+        unknown = [name for name in settings if name not in self._given]
+        if unknown:
+            hint = suggest_names(unknown[0], self._given)
+            raise InputError(
+                f"vary: {unknown[0]!r} is no setting that can be varied; use {', '.join(self._given)}{hint}"
+            )
+        other = copy.copy(self)
+        other._take_settings(**settings)
+        other.inplace = False
+        other.analysis = self.analysis.fork()
+        other._forget()
+        return other
 
     # ----------------------------------------------------------------------------------------------------- looking
 
@@ -354,10 +427,17 @@ class StructuredPruner:
 
     # ------------------------------------------------------------------------------------------------------ choosing
 
-    def score_groups(self) -> dict[str, Tensor | None]:
-        """The score of every unit of every group, higher = keep: {group name: shape [size]}, None where not scored."""
-        scores = self._score(self.model, self.analysis, self.statistics, self.gradients)
-        return {group.name: scores[group.index] for group in self.groups}
+    def describe_groups(self) -> list[ScoredGroup]:
+        """The groups with the model's tensors and what was collected of them: what a scorer is given."""
+        return _describe(self.model, self.groups, self.statistics, self.gradients)
+
+    def score_groups(self, described: Sequence[ScoredGroup] | None = None) -> dict[str, Tensor | None]:
+        """The score of every unit of every group, higher = keep: {group name: shape [size]}, None where not scored.
+
+        ``described`` are the groups of `describe_groups`, where they are at hand already.
+        """
+        scores = self._score_all(self.model, self.describe_groups() if described is None else described)
+        return {group.name: values for group, values in zip(self.groups, scores, strict=True)}
 
     def _score(
         self,
@@ -366,27 +446,18 @@ class StructuredPruner:
         statistics: ActivationStatistics | None,
         gradients: GradientStatistics | None,
     ) -> dict[int, Tensor | None]:
-        scores = self._score_all(model, analysis.groups, statistics, gradients)
+        scores = self._score_all(model, _describe(model, analysis.groups, statistics, gradients))
         return {group.index: values for group, values in zip(analysis.groups, scores, strict=True)}
 
-    def _score_all(
-        self,
-        model: nn.Module,
-        groups: Sequence[Group],
-        statistics: ActivationStatistics | None,
-        gradients: GradientStatistics | None,
-    ) -> list[Tensor | None]:
-        if getattr(self.importance, "needs_activations", False) and statistics is None:
+    def _score_all(self, model: nn.Module, described: Sequence[ScoredGroup]) -> list[Tensor | None]:
+        if getattr(self.importance, "needs_activations", False) and any(g.statistics is None for g in described):
             raise InputError(
                 f"{self.importance_name} needs activations: call collect_activations(loader) before prune()"
             )
-        if getattr(self.importance, "needs_gradients", False) and gradients is None:
+        if getattr(self.importance, "needs_gradients", False) and any(g.gradients is None for g in described):
             raise InputError(f"{self.importance_name} needs gradients: call collect_gradients(loader) before prune()")
-        tensors = {state.name: state.tensor for state in list_state(model)}
-        modules = dict(model.named_modules())
         with evaluation_mode(model):  # in training mode, reading a spectrally normalised weight moves its vectors
-            scored = [ScoredGroup(group, tensors, modules, statistics, gradients) for group in groups]
-            return [score_group(self.importance, group) for group in scored]
+            return [score_group(self.importance, group) for group in described]
 
     def make_plan(self) -> Plan:
         """Chooses what goes; nothing is changed. The plan prints, saves as JSON, and can be applied with `slice_model`.
@@ -396,13 +467,51 @@ class StructuredPruner:
         Raises:
             InputError: the scores need activations that were not collected, or a scorer returned something unusable.
         """
-        walk = self._begin()
-        with preserve_model(self.model):
+        with self._all_or_nothing(), preserve_model(self.model):
+            walk = self._begin()
             for number in range(1, self.iterative_steps + 1):
                 plan = self._plan_step(walk, number)
                 if number < self.iterative_steps:
                     slice_model(self.model, plan)
         return self._total(walk)
+
+    def select_units(self, scores: Mapping[str, Tensor | None] | None = None) -> Plan:
+        """What `make_plan` chooses, without trying the cut: the same selection, quick enough for a slider.
+
+        `make_plan` also runs the cut on a stand-in, and keeps what the forward turns out not to do without; that has
+        been tried on a small cut before, so the two differ only where a forward follows small cuts and not large ones.
+
+        Args:
+            scores: those of `score_groups`, where they are known already.
+
+        Raises:
+            InputError: the choice depends on more than scores (several steps, dropped blocks, latency), the scores are
+                not those of the groups, or they need activations that were not collected.
+        """
+        reasons = {
+            "iterative_steps is above 1": self.iterative_steps > 1,
+            "blocks are dropped": bool(self._list_blocks()),
+            "latency is measured": self.target == "latency",
+        }
+        for reason, holds in reasons.items():
+            if holds:
+                raise InputError(f"select_units chooses by scores alone, but {reason}: use make_plan()")
+        scores = self.score_groups() if scores is None else scores
+        unknown = {group.name for group in self.groups} ^ set(scores)
+        if unknown:
+            raise InputError(f"select_units: the scores are not those of the groups, see {min(unknown)}")
+        for group in self.groups:
+            values = scores[group.name]
+            if values is not None and tuple(values.shape) != (group.size,):
+                raise InputError(
+                    f"select_units: the scores of {group.name} have the shape {tuple(values.shape)}; give one for each "
+                    f"of its {group.size} {group.kind}"
+                )
+        walk = self._begin()
+        known = {group.index: scores[group.name] for group in self.groups}
+        selection = self._select(walk, self._prices(walk), self._shares[0], known)
+        self._note_unscored(self.analysis.coupling, selection.scores)
+        return self._write_plan(walk, selection)
 
     # ----------------------------------------------------------------------------------------------- walking in steps
 
@@ -503,7 +612,7 @@ class StructuredPruner:
         tensors = {state.name: state.tensor for state in list_state(self.model)}
 
         def judge(group: Group) -> Tensor | None:
-            return self._score_all(self.model, [group], self.statistics, self.gradients)[0]
+            return self._score_all(self.model, _describe(self.model, [group], self.statistics, self.gradients))[0]
 
         return score_blocks(blocks, self.groups, scores, tensors, judge)
 
@@ -569,46 +678,17 @@ class StructuredPruner:
         What is left of the statistics, and what is reached of the target, is noted in ``walk``.
         """
         analysis, coupling, prices = walk.analysis, walk.analysis.coupling, self._prices(walk)
-        before = {group.name: group for group in reversed(walk.width.groups)}  # of one name, as the first round cut it
-        scores: dict[int, Tensor | None] = {}
-        asked: dict[int, float] = {}
-        chosen: Choice = {}
-        chosen_for: list[tuple[Group, ...]] = []
+        made: list[_Selection] = []
 
         def choose(current: Coupling) -> Choice:
-            if chosen_for and chosen_for[0] is current.groups:  # asked again for the same groups
-                return dict(chosen)
-            chosen_for[:] = [current.groups]
-            for record in (scores, asked, chosen):
-                record.clear()
-            scores.update(self._score(walk.model, analysis, walk.statistics, walk.gradients))
-            first = not walk.width.groups  # later, a group may have shrunk to a single unit, which is no group
-            ratios = resolve_ratios(walk.model, current, self._ratios_in(walk.model), strict=first)
-            ratios = {index: value * share for index, value in ratios.items()}
-            ratio = self.pruning_ratio * share
-            ladders = [
-                build_ladder(group, values, self.limits, _original_size(group, before))
-                for group in current.groups
-                # A group that an earlier round cut in other units (its heads, not its channels) has given its share.
-                if (values := scores[group.index]) is not None
-                and (group.name not in before or _same_units(before[group.name], group))
-            ]
-            asked.update({la.group.index: ratios.get(la.group.index, ratio) for la in ladders})
-            chosen.update(choose_units(ladders, self._budget(walk, prices, ratio, ratios)))
-            return dict(chosen)
+            if not made or made[0].groups is not current.groups:  # else it is asked again for the same groups
+                made[:] = [self._select(walk, prices, share)]
+            return dict(made[0].chosen)
 
         analysis.fitting.fit(choose)
-        self._note_unscored(coupling, scores)
-        records = {}
-        for group in coupling.groups:
-            values = scores[group.index]
-            per_group = self.target == "channels" and not self._ranks_together
-            records[group.index] = {
-                "scores": None if values is None else tuple(values.tolist()),
-                "asked_ratio": asked.get(group.index) if per_group else None,
-                "note": "" if values is not None else "kept: not scored, the criterion does not see it",
-            }
-        plan = make_plan(coupling, chosen, analysis.rules, records, self._settings())
+        chosen = made[0].chosen
+        self._note_unscored(coupling, made[0].scores)
+        plan = self._write_plan(walk, made[0])
         alive = alive_classes(coupling, chosen)
         if walk.statistics is not None:
             kept = {
@@ -624,6 +704,42 @@ class StructuredPruner:
         elif walk.full_cost:
             walk.reached = 1 - prices.cost(chosen) / walk.full_cost
         return plan
+
+    def _select(
+        self, walk: _Walk, prices: Prices, share: float, scores: dict[int, Tensor | None] | None = None
+    ) -> _Selection:
+        """Which units of the groups as they are now go by their scores and the budget."""
+        groups = walk.analysis.groups
+        if scores is None:
+            scores = self._score(walk.model, walk.analysis, walk.statistics, walk.gradients)
+        before = {group.name: group for group in reversed(walk.width.groups)}  # of one name, as the first round cut it
+        first = not walk.width.groups  # later, a group may have shrunk to a single unit, which is no group
+        ratios = resolve_ratios(walk.model, walk.analysis.coupling, self._ratios_in(walk.model), strict=first)
+        ratios = {index: value * share for index, value in ratios.items()}
+        ratio = self.pruning_ratio * share
+        ladders = [
+            build_ladder(group, values, self.limits, _original_size(group, before))
+            for group in groups
+            # A group that an earlier round cut in other units (its heads, not its channels) has given its share.
+            if (values := scores[group.index]) is not None
+            and (group.name not in before or _same_units(before[group.name], group))
+        ]
+        asked = {ladder.group.index: ratios.get(ladder.group.index, ratio) for ladder in ladders}
+        return _Selection(groups, scores, asked, choose_units(ladders, self._budget(walk, prices, ratio, ratios)))
+
+    def _write_plan(self, walk: _Walk, selection: _Selection) -> Plan:
+        """The plan of a selection, with the scores and why a group was spared."""
+        per_group = self.target == "channels" and not self._ranks_together
+        records = {}
+        for group in selection.groups:
+            values = selection.scores[group.index]
+            records[group.index] = {
+                "scores": None if values is None else tuple(values.tolist()),
+                "asked_ratio": selection.asked.get(group.index) if per_group else None,
+                "note": "" if values is not None else "kept: not scored, the criterion does not see it",
+            }
+        analysis = walk.analysis
+        return make_plan(analysis.coupling, selection.chosen, analysis.rules, records, self._settings())
 
     def _prices(self, walk: _Walk) -> Prices:
         reference = walk.reference
@@ -712,30 +828,57 @@ class StructuredPruner:
                 shape of the model.
             VerificationError: the pruned model does not equal the masked original; the group at fault is named.
 
-            After these, and whatever the callback raises, the caller's model is as it was.
+            After these, and whatever else is raised until this returns (by the callback, by Ctrl-C, for want of
+            memory), the caller's model and the pruner are as they were: this commits by returning. What a callback
+            changed elsewhere stays changed, and with ``inplace=False`` the caller's model is never written to.
+
+        Threads may prune several models at once, each its own: what draws random numbers or changes settings of the
+        whole process (tracing, calibration, the proof, recovery, measurement) is done by one thread at a time, so all
+        get what they would get alone. Callbacks run freely; one that runs in threads should draw from a generator of
+        its own. A loader or a forward must not wait for another thread that uses CleanAI.
         """
         if callback is not None and not callable(callback):
             raise InputError(f"callback is {callback!r}; give a function of a PruningStep")
-        walk = self._begin()
-        before = self._measure(self.model) if self.inplace else None
-        trains = (
-            callback is not None or self.recover != "none"
-        )  # what changes values of tensors that stay; slicing only replaces tensors
-        guarded = self.inplace and (trains or self.iterative_steps > 1)
-        with all_or_nothing(self.model, trains) if guarded else contextlib.nullcontext():
-            proofs = self._take_steps(walk, callback)
-        self.plan, self.pruned, self.verification = self._total(walk), walk.model, join_proofs(proofs)
-        self._before = before if self.inplace else self._before
-        self._reported = (
-            tuple({group.name: group for group in (*self._planned.groups, *self.groups)}.values()),
-            self._planned.frozen,
-        )
-        if walk.reference is not None and self.target == "latency":
-            self._latency = self._compare_latency(walk.model, walk.reference, pairs=9)
-        if self.inplace:
-            self.analysis = self._analyze(self.model)
-            self.statistics, self.gradients = walk.statistics, walk.gradients
+        with self._all_or_nothing():
+            walk = self._begin()
+            history, parameters = own_history(self.model), list_parameters(self.model)
+            before = self._measure(self.model) if self.inplace else None
+            with self._guard(callback):
+                proofs = self._take_steps(walk, callback)
+                plan = self._total(walk)
+                merge_steps(walk.model, history, plan)
+                note_heirs(parameters, walk.model, plan)
+                self.plan, self.pruned, self.verification = plan, walk.model, join_proofs(proofs)
+                self._before = before if self.inplace else self._before
+                self._reported = (
+                    tuple({group.name: group for group in (*self._planned.groups, *self.groups)}.values()),
+                    self._planned.frozen,
+                )
+                if walk.reference is not None and self.target == "latency":
+                    self._latency = self._compare_latency(walk.model, walk.reference, pairs=9)
+                if self.inplace:
+                    self.analysis = self._analyze(self.model)
+                    self.statistics, self.gradients = walk.statistics, walk.gradients
         return walk.model
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Generator[None]:
+        """What the pruner knows is as before when anything is raised: also what was learnt of the model half-way."""
+        now, before = self.analysis, self.analysis.fork()
+        held = {name: before if value is now else value for name, value in self.__dict__.items()}
+        try:
+            yield
+        except BaseException:
+            self.__dict__ = held
+            raise
+
+    def _guard(self, callback: object) -> AbstractContextManager[object]:
+        """Takes back what is done to the caller's model when anything is raised; slicing only replaces tensors."""
+        if not self.inplace:
+            return contextlib.nullcontext()
+        trains = callback is not None or self.recover != "none"  # these change values of tensors that stay
+        several = trains or self.iterative_steps > 1
+        return all_or_nothing(self.model, trains) if several else transaction(self.model)
 
     def _take_steps(self, walk: _Walk, callback: Callable[[PruningStep], object] | None) -> list[Verification]:
         """Plans, cuts and proves step after step on the model that is handed out in the end."""
@@ -746,14 +889,15 @@ class StructuredPruner:
                 self._block_costs = self._count_blocks(plan)
             later = number > 1 and callback is not None and self.recover != "none"
             trained = copy_model(walk.model) if later else None
+            parameters = list_parameters(walk.model)
             proof = self._cut(walk, plan, number)
+            note_heirs(parameters, walk.model, plan)
             proofs += [] if proof is None else [proof]
             self._repair(walk, trained, plan)
             if callback is not None:
                 asked = self.pruning_ratio * self._shares[number - 1]
-                step = PruningStep(
-                    number, self.iterative_steps, walk.model, self._total(walk), self.target, asked, walk.reached, proof
-                )
+                total, steps = self._total(walk), self.iterative_steps
+                step = PruningStep(number, steps, walk.model, total, plan, self.target, asked, walk.reached, proof)
                 call_back(callback, step)
         return proofs
 
@@ -785,8 +929,9 @@ class StructuredPruner:
         if number == 1 and not self.inplace:
             walk.model = copy_model(model)
         try:
-            return _slice_and_prove(walk.model, plan, reference, self._options)
+            return _slice_and_prove(walk.model, plan, reference, self._options, self.keep_removed)
         except VerificationError as error:
+            take_back(walk.model)  # in place, the cut is part of a transaction that is still open
             analysis = self._planned if number == 1 else walk.analysis
             fault = self._find_fault(model, analysis, plan)
             kind = "block" if fault in plan.dropped_blocks else "group"
@@ -900,9 +1045,23 @@ class StructuredPruner:
 # ------------------------------------------------------------------------------------------------------------ helpers
 
 
-def _slice_and_prove(model: nn.Module, plan: Plan, reference: Any, options: Mapping[str, Any]) -> Verification | None:
+def _describe(
+    model: nn.Module,
+    groups: Sequence[Group],
+    statistics: ActivationStatistics | None,
+    gradients: GradientStatistics | None,
+) -> list[ScoredGroup]:
+    """Groups as a scorer sees them."""
+    tensors = {state.name: state.tensor for state in list_state(model)}
+    modules = dict(model.named_modules())
+    return [ScoredGroup(group, tensors, modules, statistics, gradients) for group in groups]
+
+
+def _slice_and_prove(
+    model: nn.Module, plan: Plan, reference: Any, options: Mapping[str, Any], keep_removed: bool
+) -> Verification | None:
     with transaction(model):
-        slice_model(model, plan)
+        slice_model(model, plan, keep_removed=keep_removed)
         if reference is None:
             return None
         try:
@@ -919,6 +1078,8 @@ def _slice_and_prove(model: nn.Module, plan: Plan, reference: Any, options: Mapp
 def _find_all(model: nn.Module, specs: LayerSpec | Sequence[LayerSpec], argument: str) -> list[str]:
     """The paths of the modules that one or several modules, names or types stand for."""
     single = isinstance(specs, (str, type, nn.Module))
+    if not single:
+        check_iterable(specs, argument, "a list of modules, names or module types")
     several: list[Any] = [specs] if single else [*specs]
     return [path for spec in several for path in find_layers(model, spec, argument)]
 

@@ -30,11 +30,12 @@ from cleanai.calibration import (
     move_tensors,
     select_inputs,
 )
+from cleanai.checks import check_count, suggest_names
 from cleanai.coupling import Coupling
 from cleanai.errors import InputError
 from cleanai.gauss_newton import NoDerivativeError, Sample, measure_error, refine_block
 from cleanai.inputs import call_model, first_tensor, map_tensors
-from cleanai.isolation import evaluation_mode, list_state, preserve_model, share_tensors
+from cleanai.isolation import evaluation_mode, list_state, preserve_model, preserve_random_state, share_tensors
 from cleanai.layers import channel_dim, prepare_layers
 from cleanai.lockstep import Lockstep, explain_errors
 from cleanai.matrices import LayerMatrix, Moments, sum_products
@@ -85,7 +86,8 @@ class Recovery:
 def check_method(method: str) -> str:
     """The name of a way of recovery, or a clear error."""
     if method not in METHODS:
-        raise InputError(f"recover is {method!r}; use {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}")
+        hint = suggest_names(method, METHODS)
+        raise InputError(f"recover is {method!r}; use {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}{hint}")
     return method
 
 
@@ -129,9 +131,11 @@ def recover_model(
         True
     """
     start = time.perf_counter()
+    check_count(refine_steps, "refine_steps", least=0)
     if check_method(method) == "none":
         return Recovery(method, 0, 0.0)
-    batches, samples = _hold_batches(loader, example_inputs, num_batches, device_of(pruned))
+    with preserve_random_state():  # a shuffling loader draws from it
+        batches, samples = _hold_batches(loader, example_inputs, num_batches, device_of(pruned))
     if plan.is_empty:
         return Recovery(method, samples, time.perf_counter() - start)
     with contextlib.ExitStack() as stack:

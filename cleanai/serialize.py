@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
+import platform
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -84,15 +87,53 @@ def write_text(target: Path, text: str) -> None:
     write_bytes(target, text.encode("utf-8"))
 
 
-def write_bytes(target: Path, content: bytes) -> None:
+def write_bytes(target: Path, content: bytes, *, durable: bool = False) -> None:
     """Writes beside the file, then renames over it: readers see the old file or the new one, never a part.
 
-    Missing folders are made.
+    That holds when the process is killed at any moment; what it leaves is removed by the next one that writes this
+    file. Missing folders are made.
+
+    Args:
+        durable: the disk has the content before it gets the name, so that it holds when the machine loses power too.
+            Costs what the disk takes to write it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    _remove_leftovers(target)
+    temporary = target.with_name(f"{_temporary_prefix(target)}{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary_prefix(target: Path) -> str:
+    """How the temporary files begin that this machine writes for a file; others may write to the same disk."""
+    return f".{target.name}.{platform.node()}."
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Removes what processes that are gone have left of a file they were writing."""
+    prefix = _temporary_prefix(target)
+    with contextlib.suppress(OSError):  # a folder that may be written to but not listed
+        for path in target.parent.iterdir():
+            if path.name.startswith(prefix) and path.name.endswith(".tmp"):
+                process = path.name[len(prefix) :].partition(".")[0]
+                if process.isdecimal() and not _is_running(int(process)):
+                    path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # there, signal 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True

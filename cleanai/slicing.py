@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Iterable
 from typing import Any
@@ -10,23 +11,37 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cleanai.checks import check_type
 from cleanai.depth import SkippedBlock
 from cleanai.errors import PlanError
 from cleanai.fields import IntArray
-from cleanai.isolation import Snapshot, StateTensor, drop_caches, evaluation_mode, list_state, transaction
+from cleanai.history import hash_architecture, record_cut
+from cleanai.isolation import (
+    Snapshot,
+    StateTensor,
+    drop_caches,
+    evaluation_mode,
+    list_state,
+    memory_format_of,
+    transaction,
+)
 from cleanai.layers import make_sliceable, refuse_nested_tensors, update_sizes
+from cleanai.optimizers import list_parameters, note_heirs
 from cleanai.plan import AttributeChange, Plan, TensorCut
 from cleanai.registry import find_layer_rule
+from cleanai.undo import Keeper, cuts_by_tensor
 
 
-def slice_model(model: nn.Module, plan: Plan) -> nn.Module:
+def slice_model(model: nn.Module, plan: Plan, *, keep_removed: bool = False) -> nn.Module:
     """The same model object with the plan's indices gone from parameters, gradients, buffers and metadata.
 
     Blocks that the plan drops are replaced by a `cleanai.depth.SkippedBlock` under the same name.
     Everything is checked before anything is touched, and an error on the way takes all changes back. Tied tensors stay
     tied, each tensor stays on its device and keeps its dtype, ``requires_grad`` and memory format. Parameters become
     new objects: make the optimizer afterwards. Peak memory is that of the model and its largest tensor; below 128 MB it
-    may be twice the model. A tensor that is mapped from a file is sliced into a mapped temporary file.
+    may be twice the model. A tensor that is mapped from a file is sliced into a mapped temporary file. The cut becomes
+    an entry of the model's history (`cleanai.history_of`); with ``keep_removed``, what goes is kept there as well, so
+    that `cleanai.rollback` can put it back.
 
     Raises:
         PlanError: a tensor or block of the plan is missing, or a tensor has another size or an attribute another value.
@@ -38,11 +53,10 @@ def slice_model(model: nn.Module, plan: Plan) -> nn.Module:
     """
     states = {state.name: state for state in list_state(model)}
     check_plan(model, plan, states)
-    by_tensor: dict[str, list[TensorCut]] = {}
-    for cut in plan.cuts:
-        if cut.dropped:
-            by_tensor.setdefault(cut.parameter, []).append(cut)
+    by_tensor = cuts_by_tensor(plan)
+    architecture, parameters = hash_architecture(model), list_parameters(model)
     with transaction(model) as undo, torch.inference_mode(False), torch.no_grad():
+        keeper = Keeper(model, plan, states) if keep_removed else None
         modules: dict[int, nn.Module] = {}
         cut_tensors = [(states[name], cuts) for name, cuts in by_tensor.items()]
         kept = _KeptIndices(cut for _, cuts in cut_tensors for cut in cuts)
@@ -76,6 +90,8 @@ def slice_model(model: nn.Module, plan: Plan) -> nn.Module:
             refuse_nested_tensors(module)
         if modules:
             drop_caches(model)
+        record_cut(model, plan, architecture, keeper.finish() if keeper is not None else None)
+    note_heirs(parameters, model, plan)
     return model
 
 
@@ -87,6 +103,7 @@ def _attention_around(paths: dict[str, nn.Module], changed: dict[int, nn.Module]
 
 def check_plan(model: nn.Module, plan: Plan, states: dict[str, StateTensor] | None = None) -> None:
     """Raises `PlanError` where a plan does not fit a model; changes nothing."""
+    check_type(plan, Plan, "plan", "a Plan, such as pruner.make_plan()")
     states = states if states is not None else {state.name: state for state in list_state(model)}
     for cut in plan.cuts:
         state = states.get(cut.parameter)
@@ -110,15 +127,19 @@ def check_plan(model: nn.Module, plan: Plan, states: dict[str, StateTensor] | No
         if module is None:
             raise PlanError(f"the plan changes {change.module}.{change.attribute}, but there is no such module")
         value = _read_attribute(module, change)
-        if value != change.old:
+        if type(value) is not int or value != change.old:
             raise PlanError(f"{change.module}.{change.attribute} is {value!r}, the plan expects {change.old}")
 
 
 def _read_attribute(module: nn.Module, change: AttributeChange) -> Any:
-    value = getattr(module, change.attribute, None)
+    value = inspect.getattr_static(module, change.attribute, None)  # a plan may come from a file: run no property
     if change.index is None:
         return value
-    return value[change.index] if isinstance(value, (tuple, list)) and len(value) > change.index else None
+    inside = type(value) in _SEQUENCES and 0 <= change.index < len(value)
+    return value[change.index] if inside else None
+
+
+_SEQUENCES = (tuple, list, torch.Size)
 
 
 def _change_attribute(module: nn.Module, change: AttributeChange) -> None:
@@ -139,7 +160,7 @@ class _Parts:
 
     def __init__(self, whole: Tensor, kept: _KeptIndices) -> None:
         self.tensor = whole
-        self._layout = _memory_format(whole)
+        self._layout = memory_format_of(whole)
         self._removed: list[tuple[TensorCut, Tensor]] = []
         self._kept = kept
 
@@ -233,7 +254,7 @@ def _cut(tensor: Tensor, cuts: list[TensorCut], kept: _KeptIndices) -> Tensor:
         # numpy gathers columns about twice as fast as torch; the element type does not matter to it.
         values = tensor.view(_SAME_SIZE[tensor.element_size()]).numpy()
         return torch.from_numpy(_gather(values, [(cut.dim, kept.of(cut)) for cut in ordered])).view(tensor.dtype)
-    layout = _memory_format(tensor)
+    layout = memory_format_of(tensor)
     for cut in ordered:
         tensor = tensor.index_select(cut.dim, torch.from_numpy(kept.of(cut)).to(tensor.device))
     return tensor.contiguous(memory_format=layout)
@@ -260,10 +281,3 @@ def _gather(values: np.ndarray, picks: list[tuple[int, IntArray]]) -> np.ndarray
     for dim, index in picks:
         values = values.take(index, axis=dim, mode="wrap")
     return values
-
-
-def _memory_format(tensor: Tensor) -> torch.memory_format:
-    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
-    if layout is not None and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout):
-        return layout
-    return torch.contiguous_format

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cleanai.errors import InputError
-from cleanai.isolation import Snapshot, list_state
+from cleanai.isolation import Snapshot, list_state, surely
 from cleanai.plan import Plan
 from cleanai.verify import Verification
 
@@ -23,6 +23,7 @@ class PruningStep:
         number, steps: this is step ``number`` of ``steps``, counted from 1.
         model: the model as it is now, pruned and proven; training it in place is what the callback may do.
         plan: everything that has gone so far, in the numbering of the original model.
+        cut: what this step has removed, in the numbering of the model before it (see `cleanai.migrate_optimizer`).
         target: "channels", "params", "macs" or "latency".
         asked, reached: the share of the target that should be gone after this step, and that is.
         verification: the proof of this step; None with ``verify=False`` and where nothing was cut.
@@ -32,6 +33,7 @@ class PruningStep:
     steps: int
     model: nn.Module = field(repr=False)
     plan: Plan
+    cut: Plan
     target: str
     asked: float
     reached: float
@@ -47,14 +49,19 @@ def all_or_nothing(model: nn.Module, values: bool) -> Generator[None]:
     snapshot = Snapshot(model)
     tensors = [state.tensor for state in list_state(model)] if values else []
     tensors += [tensor.grad for tensor in tensors if tensor.grad is not None]
-    kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    kept = [(tensor, tensor.detach(), tensor.detach().clone()) for tensor in tensors]
+
+    def undo() -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            for tensor, memory, old in kept:
+                memory.copy_(old)
+                tensor.data = memory  # ``model.half()`` and the like put other memory under the same object
+        snapshot.restore()
+
     try:
         yield
     except BaseException:
-        snapshot.restore()
-        with torch.no_grad():
-            for tensor, old in kept:
-                tensor.copy_(old)
+        surely(undo)
         raise
 
 

@@ -11,6 +11,7 @@ either way the two outputs differ. The proof runs on the model's own weights and
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 import zlib
@@ -22,12 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cleanai.checks import check_count, check_model
 from cleanai.errors import PlanError, VerificationError
 from cleanai.inputs import call_model, map_tensors, output_tensors
 from cleanai.isolation import StateTensor, drop_caches, list_state, preserve_model, seed_random_state
 from cleanai.masking import ProofArithmetic, is_whole
 from cleanai.plan import Plan, TensorCut
-from cleanai.slicing import slice_model
+from cleanai.slicing import check_plan, slice_model
 from cleanai.trace import ForwardFunction, leaves_of, set_training_of_containers
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -111,16 +113,14 @@ def _run(
                 own = cuts.get(state.name, [])
                 if how.perturbed:
                     tensor = _perturb(state, tensor, own if already_cut else [])
-                for cut in own if masked else ():  # int64 also where a cut drops nothing
-                    rows = torch.tensor(cut.dropped, dtype=torch.int64, device=tensor.device)
-                    tensor.index_fill_(cut.dim, rows, float("nan"))
+                tensor = drop_indices(tensor, own) if masked else tensor
             # Differentiable parameters keep torch from switching to fused kernels that hide their arithmetic.
             tensor = nn.Parameter(tensor, not is_whole(tensor)) if state.is_parameter else tensor
             names[id(tensor)] = state.name
             for place in state.places:
                 place.put(tensor)
         for path in plan.dropped_blocks if masked else ():
-            _pass_by(model.get_submodule(path))
+            pass_by(model.get_submodule(path))
         if change is not None:
             change(model)
         seed_random_state(seed)
@@ -133,7 +133,17 @@ def _run(
         return [tensor.detach() for tensor in tensors], used
 
 
-def _pass_by(block: nn.Module) -> None:
+def drop_indices(tensor: Tensor, cuts: Sequence[TensorCut]) -> Tensor:
+    """A tensor whose dropped indices do not exist (NaN); the same object where nothing is dropped."""
+    for cut in cuts:
+        # int64 also where a cut drops nothing
+        tensor = tensor.index_fill(
+            cut.dim, torch.tensor(cut.dropped, dtype=torch.int64, device=tensor.device), math.nan
+        )
+    return tensor
+
+
+def pass_by(block: nn.Module) -> None:
     """Makes a block return, in place of the first floating-point tensor of its output, the first one it was given."""
     given: list[Tensor] = []
 
@@ -334,6 +344,9 @@ def verify_pruning(
         >>> verify_pruning(net, pruned, plan, torch.randn(1, 3)).passed
         True
     """
+    check_model(pruned)
+    check_plan(original, plan)
+    check_count(runs, "runs")
     options: dict[str, Any] = {"forward_fn": forward_fn, "output_transform": output_transform, "seed": seed}
     reference = compute_reference(original, plan, example_inputs, runs=runs, **options)
     return compare_with_reference(pruned, reference, **options)

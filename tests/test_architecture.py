@@ -16,7 +16,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 # Each file may import those before it. "__init__" is the package itself: what it offers to users.
 ORDER = (
     # what everything may use
-    *("errors", "texts", "serialize", "inputs", "isolation", "layers", "distributed", "registry"),
+    *("errors", "checks", "texts", "serialize", "inputs", "isolation", "layers", "distributed", "registry"),
     # the pipeline
     *(
         "trace",
@@ -33,16 +33,33 @@ ORDER = (
         "schedules",
         "plan",
         "depth",
+        "history",
+        "undo",
+        "optimizers",
         "slicing",
+        "tensor_files",
+        "state",
         "prediction",
         "fitting",
     ),
-    *("cost", "masking", "verify", "analysis", "evaluate", "latency", "prices", "steps"),
+    *("cost", "masking", "verify", "masks", "export", "analysis", "evaluate", "latency", "prices", "steps"),
     *("lockstep", "gauss_newton", "recover"),
     # what is shown
     *("rendering", "plots", "report", "records", "graph", "graph_plot"),
     # the front door, and what is built on it
-    *("pruner", "coverage", "sensitivity", "search", "__init__", "data", "models"),
+    *(
+        "pruner",
+        "preview",
+        "preview_plot",
+        "coverage",
+        "sensitivity",
+        "search",
+        "comparison",
+        "comparison_plot",
+        "__init__",
+        "data",
+        "models",
+    ),
     *("recipe", "training_state", "training", "narrator", "widgets", "demo", "experiments", "cli", "__main__"),
 )
 # A package inside has its own order, and one place among the others.
@@ -66,9 +83,10 @@ INSIDE = {
             "sweep_plot",
             "sweep",
         ),
+        *("cut_study", "slides", "result_slides", "cut_slides", "presentation"),
         "__init__",
     ),
-    "widgets": ("panel", "graph_explorer", "__init__"),
+    "widgets": ("panel", "drawing", "graph_explorer", "importance_explorer", "pruning_explorer", "__init__"),
     "importance": ("group", "names", "weights", "activations", "gradients", "reconstruction", "mixes", "__init__"),
 }
 PRUNING_LIBRARIES = {"torch_pruning", "fasterai", "only_train_once", "nni", "neural_compressor", "sparseml"}

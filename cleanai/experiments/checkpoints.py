@@ -6,26 +6,23 @@ Reading one executes no code.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cleanai.errors import InputError, PlanError
 from cleanai.experiments.subjects import build_model
+from cleanai.history import check_same_names
 from cleanai.plan import Plan
-from cleanai.serialize import write_bytes
 from cleanai.slicing import slice_model
+from cleanai.tensor_files import SUFFIX, list_saved, read_description, read_tensors, restore_shared, write_tensors
 
 FORMAT = "cleanai-checkpoint"
-SUFFIX = ".safetensors"
-_KEY = "cleanai"
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def save_checkpoint(
         plan: what was cut from that architecture.
         facts: JSON values to keep with it, such as the epoch.
     """
-    tensors, shared = _list_tensors(model)
+    tensors, shared = list_saved(model)
     described = {
         "format": FORMAT,
         "model": name,
@@ -110,8 +107,7 @@ def save_checkpoint(
         "facts": dict(facts or {}),
         "shared": shared,
     }
-    write_bytes(path, save(tensors, metadata={_KEY: json.dumps(described)}))  # several keys would have no fixed order
-    return path
+    return write_tensors(path, tensors, described)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -134,48 +130,55 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> nn.
         >>> load_checkpoint("checkpoints/TS1/ResNet18_CIFAR10_FT_final.safetensors")  # doctest: +SKIP
     """
     described, tensors = _open(Path(path), tensors=True)
-    model = build_model(described.model, described.data, described.classes)
     try:
-        if described.plan is not None:
-            slice_model(model, described.plan)
+        with _NothingAllocated():  # costs nothing, however large the file says that its model is
+            _check_fit(_build(described), tensors)
+        model = _build(described)
         model.load_state_dict(tensors)
-    except (PlanError, RuntimeError) as error:
-        raise InputError(f"{path} does not fit {described.model} for {described.data}: {error}") from error
+    except (InputError, PlanError, RuntimeError) as error:
+        raise InputError(f"{path} does not fit its architecture: {error!s:.1000}") from error
     return model.to(device).eval()
 
 
-def _list_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors to write, and for each that is another one again, whose it is."""
-    tensors: dict[str, Tensor] = {}
-    first: dict[tuple[Any, ...], str] = {}
-    shared: dict[str, str] = {}
-    for name, tensor in model.state_dict().items():
-        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride()) if tensor.numel() else (name,)
-        if first.setdefault(key, name) != name:
-            shared[name] = first[key]
-        else:
-            tensors[name] = tensor.detach().cpu().contiguous()
-    return tensors, shared
+class _NothingAllocated(TorchFunctionMode):
+    """Makes the tensors that layers are made of on the meta device; what architectures compute with stays real."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = {**(kwargs or {}), **({"device": "meta"} if func is torch.empty else {})}
+        return func(*args, **kwargs)
+
+
+def _build(described: Checkpoint) -> nn.Module:
+    model = build_model(described.model, described.data, described.classes)
+    return model if described.plan is None else slice_model(model, described.plan)
+
+
+def _check_fit(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raises `PlanError` where a model's state dict has other names or shapes than the tensors of a file."""
+    state = model.state_dict(keep_vars=True)
+    check_same_names([*tensors], [*state], "the weights")
+    for name, value in tensors.items():
+        if value.shape != state[name].shape or value.is_floating_point() != state[name].is_floating_point():
+            raise PlanError(
+                f"{name} is {value.dtype} {tuple(value.shape)} in the file and {state[name].dtype} "
+                f"{tuple(state[name].shape)} in the model"
+            )
 
 
 def _open(path: Path, tensors: bool) -> tuple[Checkpoint, dict[str, Tensor]]:
-    if not path.is_file():
-        raise InputError(f"There is no checkpoint {path}.")
+    data, found = read_tensors(path) if tensors else (read_description(path), {})
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise InputError(f'{path} is no checkpoint of an experiment: its "format" is not "{FORMAT}".')
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is no checkpoint ({error}).") from error
-    if _KEY not in metadata:
-        raise InputError(f"{path} is no checkpoint of an experiment: it does not say how to build its model.")
-    try:
-        data = json.loads(metadata[_KEY])
-        if data["format"] != FORMAT:
-            raise InputError(f'{path} is no checkpoint that can be read: its "format" is not "{FORMAT}".')
         plan = None if data["plan"] is None else Plan.from_dict(data["plan"])
-        if tensors:
-            found.update({name: found[source] for name, source in data["shared"].items()})
-        return Checkpoint(data["model"], data["data"], data["classes"], plan, data["facts"]), found
+        found = restore_shared(found, data["shared"], path) if tensors else {}
+        described = Checkpoint(data["model"], data["data"], data["classes"], plan, data["facts"])
+        kinds = {"model": str, "data": str, "classes": int, "facts": dict}
+        wrong = [name for name, kind in kinds.items() if type(getattr(described, name)) is not kind]
+        if wrong or not 0 < described.classes < 1 << 31:
+            raise ValueError(f'"{wrong[0] if wrong else "classes"}" is not what it must be')
+        return described, found
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is a damaged checkpoint: {error}") from error
+        raise InputError(f"{path} is a damaged checkpoint: {error!s:.1000}") from error
