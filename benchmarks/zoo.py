@@ -292,13 +292,14 @@ class Job:
     suite: str
     name: str
     entry: Entry
+    examine: Callable[..., Iterator[Row]] = examine
     row: Row = field(default_factory=lambda: {"stage": "building", "settings": {}})
     process: Any = None
     start: float = 0.0
 
 
 def run_jobs(jobs: Sequence[Job], *, limit: float, memory: float, parallel: int, **options: Any) -> Iterator[Row]:
-    """The finished rows of all networks, as they come: ``limit`` in seconds, ``memory`` in GB, others as `examine`."""
+    """The finished rows of all networks, as they come: ``limit`` in seconds, ``memory`` in GB, others for `examine`."""
     context = multiprocessing.get_context("fork")  # the libraries are imported once, by the parent
     count_macs(nn.Linear(1, 1), torch.zeros(1, 1))  # its first call imports what takes longer than most networks
     waiting, running = list(jobs)[::-1], dict[connection.Connection, Job]()
@@ -306,7 +307,7 @@ def run_jobs(jobs: Sequence[Job], *, limit: float, memory: float, parallel: int,
         while waiting and len(running) < parallel:
             job = waiting.pop()
             ours, theirs = context.Pipe(duplex=False)
-            job.process = context.Process(target=_work, args=(job.entry, theirs, limit, memory, options))
+            job.process = context.Process(target=_work, args=(job, theirs, limit, memory, options))
             job.process.start()
             job.start = time.perf_counter()
             theirs.close()  # so that the end of the process ends the pipe
@@ -325,7 +326,7 @@ def run_jobs(jobs: Sequence[Job], *, limit: float, memory: float, parallel: int,
                 job.process.kill()
 
 
-def _work(entry: Entry, pipe: connection.Connection, limit: float, memory: float, options: dict[str, Any]) -> None:
+def _work(job: Job, pipe: connection.Connection, limit: float, memory: float, options: dict[str, Any]) -> None:
     """What a process does with its network."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -340,7 +341,7 @@ def _work(entry: Entry, pipe: connection.Connection, limit: float, memory: float
     row: Row = {"stage": "building", "settings": {}}
     try:
         torch.manual_seed(0)
-        for row in examine(entry(), **options):
+        for row in job.examine(job.entry(), **options):
             pipe.send(row)
     except (Exception, TimeUp) as error:
         row["status"] = "hung" if isinstance(error, TimeUp) else "crashed"

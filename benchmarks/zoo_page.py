@@ -1,6 +1,7 @@
 """The pages `docs/zoo.md` and `docs/zoo.tr.md`: what was pruned, what was proven, what stays whole, and why.
 
     python -m benchmarks.zoo --suite torchvision timm transformers --output docs/results/zoo.json
+    python -m benchmarks.zoo_saved --output docs/results/zoo_saved.json
     python -m benchmarks.zoo_page
 
 `tests/test_zoo.py` holds the pages to the results.
@@ -20,6 +21,7 @@ from cleanai.texts import percent, scaled, short_number, term, whole_number
 
 DOCS = Path(__file__).parent.parent / "docs"
 RESULTS = DOCS / "results" / "zoo.json"
+SAVED = DOCS / "results" / "zoo_saved.json"
 PAGES = {"en": DOCS / "zoo.md", "tr": DOCS / "zoo.tr.md"}
 SUITES = ("torchvision", "timm", "transformers")
 MOST_REASONS = 3
@@ -38,6 +40,11 @@ TEXTS = {
             "bounds, and against a forward on inputs as small as these the analysis looks expensive. This page is "
             "made from [results/zoo.json](results/zoo.json) by `python -m benchmarks.zoo_page`; to measure anew: "
             "`python -m benchmarks.zoo --help`."
+        ),
+        "saved": (
+            "{same} of {count} networks that were drawn at random gave bit-identical outputs after they had been "
+            "pruned, saved with `save_pruned` and loaded with `load_pruned` in a new process "
+            "([results/zoo_saved.json](results/zoo_saved.json), {date}; `{command}`)."
         ),
         "measured": "Measured on {date} with one thread for each network on {machine}; {versions}.",
         "columns": (
@@ -77,6 +84,11 @@ TEXTS = {
             "[results/zoo.json](results/zoo.json) dosyasından "
             "üretir; yeniden ölçmek için: `python -m benchmarks.zoo --help`."
         ),
+        "saved": (
+            "Rastgele seçilen {count} ağın {same} tanesi budanıp `save_pruned` ile kaydedildikten ve yeni bir süreçte "
+            "`load_pruned` ile yüklendikten sonra bit bit aynı çıktıları verdi "
+            "([results/zoo_saved.json](results/zoo_saved.json), {date}; `{command}`)."
+        ),
         "measured": "{date} tarihinde, {machine} üzerinde ağ başına bir iş parçacığıyla ölçüldü; {versions}.",
         "columns": (
             "- **budanabilir**: bir bölümü çıkarılabilen tensörlerdeki parametrelerin payı;\n"
@@ -114,8 +126,8 @@ STATUSES = {
 Row = dict[str, Any]
 
 
-def make_page(results: dict[str, Any], language: str) -> str:
-    """The whole page in one language."""
+def make_page(results: dict[str, Any], saved: dict[str, Any], language: str) -> str:
+    """The whole page in one language, of the results of `benchmarks.zoo` and of `benchmarks.zoo_saved`."""
     texts = TEXTS[language]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items() if version)
     suites = {suite: [row for row in results["rows"].values() if row["suite"] == suite] for suite in SUITES}
@@ -130,6 +142,12 @@ def make_page(results: dict[str, Any], language: str) -> str:
         f"## {texts['summary']}",
         _summary(suites, language),
         texts["columns"],
+        texts["saved"].format(
+            same=sum(row["status"] == "verified" for row in saved["rows"].values()),
+            count=len(saved["rows"]),
+            date=saved["measured"],
+            command=saved["command"],
+        ),
     ]
     for suite, rows in suites.items():
         parts += [f"## {suite}", _table(rows, language)]
@@ -217,9 +235,9 @@ def _markdown(lines: Sequence[Sequence[str]], left: Sequence[int]) -> str:
 
 def main() -> None:
     """Writes both pages."""
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results, saved = (json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS, SAVED))
     for language, path in PAGES.items():
-        path.write_text(make_page(results, language), encoding="utf-8")
+        path.write_text(make_page(results, saved, language), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import zoo, zoo_page
+from benchmarks import zoo, zoo_page, zoo_saved
 from benchmarks.suites import SUITES, Case
 from benchmarks.zoo import Job, examine, format_row, judge, load_results, main, run_jobs
 from cleanai.texts import term
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "zoo.json"
+SAVED = RESULTS.with_name("zoo_saved.json")
 MOST_SECONDS = 5.0
 SEED = date.today().toordinal()
 
@@ -137,6 +138,43 @@ def test_the_results_of_a_run_are_merged_into_the_file(
     assert results["measured"] and results["machine"]
 
 
+# ------------------------------------------------------------------------------------------------ saved and loaded
+
+
+@pytest.mark.filterwarnings("ignore:This process")
+def test_saved_networks_give_the_same_outputs_in_a_new_process() -> None:
+    pytest.importorskip("timm")
+    names = {"torchvision": ["squeezenet1_1", "mobilenet_v3_small"], "timm": ["starnet_s050", "lcnet_035", "resnet10t"]}
+    jobs = [job for suite, only in names.items() for job in zoo.list_jobs([suite], only)]
+    rows = list(zoo_saved.check_saved(jobs, limit=120, memory=8, parallel=1))
+    assert [(row["name"], row["status"], row["message"]) for row in rows] == [
+        (job.name, "verified", "") for job in jobs
+    ]
+    assert all(row["kept"] < 0.8 * row["parameters"] and row["load_s"] for row in rows)
+
+
+@pytest.mark.filterwarnings("ignore:This process")
+def test_a_file_that_does_not_give_the_same_outputs_is_found(tmp_path: Path) -> None:
+    (saved,) = zoo_saved.save_networks([Job("tests", "tiny", tiny)], tmp_path, limit=60, memory=4, parallel=1)
+    assert saved["status"] == "verified"
+    folder = tmp_path / "tests" / "tiny"
+    same, other = (list(zoo_saved.load_network(case, folder))[-1] for case in (tiny_again(), tiny_again(wrong=True)))
+    assert (same["status"], same["message"]) == ("verified", "")
+    assert (other["status"], other["message"]) == ("wrong", "differs after loading: output 0")
+
+
+def tiny_again(wrong: bool = False) -> Case:
+    torch.manual_seed(0)
+    case = tiny()
+    return Case(case.model, case.inputs + 1 if wrong else case.inputs)
+
+
+def test_a_random_tenth_of_the_zoo_was_saved_and_loaded() -> None:
+    rows = load_results(SAVED)["rows"].values()
+    assert len(rows) >= 0.1 * len(load_results(RESULTS)["rows"])
+    assert [row["name"] for row in rows if row["status"] != "verified"] == []
+
+
 # --------------------------------------------------------------------------------------------------------- the pages
 
 needs_results = pytest.mark.skipif(not RESULTS.exists(), reason="the zoo has not been measured yet")
@@ -146,7 +184,9 @@ needs_results = pytest.mark.skipif(not RESULTS.exists(), reason="the zoo has not
 @pytest.mark.parametrize("language", zoo_page.PAGES)
 def test_the_pages_show_the_kept_results(language: str) -> None:
     page = zoo_page.PAGES[language].read_text(encoding="utf-8")
-    assert page == zoo_page.make_page(load_results(RESULTS), language), "run python -m benchmarks.zoo_page"
+    assert page == zoo_page.make_page(load_results(RESULTS), load_results(SAVED), language), (
+        "run python -m benchmarks.zoo_page"
+    )
 
 
 @needs_results
