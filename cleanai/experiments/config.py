@@ -7,7 +7,6 @@ settings and those of the stages before it are the same.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import typing
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cleanai.checks import suggest_names
 from cleanai.errors import InputError
 from cleanai.recipe import OptimizerName, Precision, SchedulerName
 from cleanai.serialize import format_json, write_text
@@ -118,7 +118,9 @@ class ExperimentConfig:
     # What is measured and written
     max_batches: int | None = _setting(None, "prepare", "evaluate on so many batches only; None: all", least=1)
     latency_batch_size: int = _setting(1, "report", "images of a timed call", least=1)
-    latency_seconds: float = _setting(5.0, "report", "how long each model is timed, in five rounds", least=0.1)
+    latency_seconds: float = _setting(
+        5.0, "report", "how long each model is timed, in five rounds; 0: not at all", least=0
+    )
     checkpoint_interval: int = _setting(5, "machine", "a checkpoint every so many epochs", least=1)
     state_minutes: float = _setting(10.0, "machine", "minutes between states to resume from, within an epoch", least=0)
     device: str = _setting("auto", "machine", "auto, cpu, cuda, mps")
@@ -214,9 +216,8 @@ def check_names(names: Mapping[str, Any]) -> None:
     known = list(_fields())
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 3, 0.6)
-            hint = f" Did you mean {' or '.join(close)}?" if close else ""
-            raise InputError(f"There is no setting {name!r}.{hint} The settings are {', '.join(known)}.")
+            hint = suggest_names(name, known) or "."
+            raise InputError(f"There is no setting {name!r}{hint} The settings are {', '.join(known)}.")
 
 
 # ---------------------------------------------------------------------------------------------------------- one value
@@ -246,7 +247,7 @@ def _check(name: str, kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         if value not in choices:
-            raise InputError(f"{name} is {value!r}; use {' or '.join(choices)}")
+            raise InputError(f"{name} is {value!r}; use {' or '.join(choices)}{suggest_names(value, choices)}")
         return value
     if kind == tuple[str, ...]:
         parts = value.split(",") if isinstance(value, str) else value

@@ -144,6 +144,26 @@ def _translate(results: ExperimentResults, result: MethodResult, language: str) 
 # --------------------------------------------------------------------------------------------------------------- cover
 
 
+def facts_table(results: ExperimentResults, language: str | None = None) -> Table:
+    """What an experiment was measured on, and what must be known about its numbers: its cover as a table.
+
+    Args:
+        language: "en" or "tr"; the configuration's own if left out.
+
+    Raises:
+        InputError: an unknown language.
+    """
+    language = check_language(language or results.config.language)
+    found = list(results.methods.values())
+    date = say(language, "Date")
+    rows = [row for row in _cover(results, found, language).rows if row[0] != date]
+    rows.append((say(language, "Machine"), results.environment.machine))
+    notes = tuple(block.text for block in _warnings(results, found, language) if isinstance(block, Paragraph))
+    columns = (say(language, "quantity"), say(language, "value"))
+    title = say(language, "What was measured: {experiment}", experiment=results.name.replace("_", " "))
+    return Table(title, columns, tuple(rows), "ll", notes)
+
+
 def _cover(results: ExperimentResults, found: Sequence[MethodResult], language: str) -> Facts:
     config, data, environment = results.config, results.data, results.environment
     methods = ", ".join(_named(result, language) for result in found)

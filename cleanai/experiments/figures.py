@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from cleanai.errors import InputError
 from cleanai.experiments.results import FINETUNED, ORIGINAL, PRUNED, ExperimentResults
-from cleanai.experiments.tables import find_method, method_label, stage_labels, write_accuracy
+from cleanai.experiments.tables import asked_ratio, find_method, method_label, stage_labels, write_accuracy
 from cleanai.plots import (
     FAMILY_COLOURS,
     FIGURE_WIDTH,
@@ -25,6 +25,7 @@ from cleanai.plots import (
     finish_axes,
     label_text,
     make_canvas,
+    share_colours,
     title_figure,
 )
 from cleanai.plots import (
@@ -180,3 +181,74 @@ def best_sentence(results: ExperimentResults, best: tuple[str, str, float], lang
 
 def _best_title(results: ExperimentResults, best: tuple[str, str, float], language: str) -> str:
     return label_text(best_sentence(results, best, language), 200)
+
+
+def plot_removed_shares(experiments: Sequence[ExperimentResults], language: str = "en") -> Figure:
+    """The share of its channels that each group loses: a row per group, a column per method of each experiment.
+
+    Raises `InputError` when there is no group, or the experiments pruned networks of different groups.
+    """
+    columns = [(results, method) for results in experiments for method in results.methods]
+    shares = [_removed_shares(results, method) for results, method in columns]
+    if not shares or not shares[0]:
+        raise InputError("plot_removed_shares: no group was pruned.")
+    if any(each.keys() != shares[0].keys() for each in shares):
+        raise InputError("plot_removed_shares: these experiments pruned networks of different groups.")
+    groups = list(shares[0])
+    values = np.array([[each[group] for each in shares] for group in groups])
+    with figure_style():
+        figure, axes = make_canvas(None, (FIGURE_WIDTH, 2.2 + 0.19 * len(groups)))
+        top = max(float(values.max()), 1e-9)
+        image = axes.imshow(values, aspect="auto", cmap=share_colours(), vmin=0, vmax=top)
+        for (row, column), share in np.ndenumerate(values):
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7)
+        axes.set_yticks(range(len(groups)), [label_text(group, 36) for group in groups], fontsize=7.5)
+        labels = [label_text(method_label(method, language), 30).replace(" ", "\n") for _, method in columns]
+        axes.set_xticks(range(len(columns)), labels, fontsize=8)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        _head_experiments(axes, experiments, language)
+        bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+        bar.set_label(say(language, "removed share of the group (%)"))
+        bar.outline.set_visible(False)
+        bar.ax.yaxis.set_major_formatter(TickFormatter(language))
+        title_figure(figure, axes, _share_title(experiments, shares, language), own_figure=True)
+    return figure
+
+
+def _removed_shares(results: ExperimentResults, method: str) -> dict[str, float]:
+    """The share in percent that each group lost to a method."""
+    return {group.name: 100 * group.removed_share for group in find_method(results, method).report.groups}
+
+
+def _head_experiments(axes: Axes, experiments: Sequence[ExperimentResults], language: str) -> None:
+    """The experiments' names above their columns, with a line between them."""
+    start = 0
+    for results in experiments:
+        end = start + len(results.methods)
+        name = f"{results.config.scenario}: {asked_ratio(results, language)}"
+        axes.annotate(
+            label_text(name, 40),
+            ((start + end - 1) / 2, 1),
+            (0, 4),
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+        )
+        if start:
+            axes.axvline(start - 0.5, color="white", linewidth=4)
+        start = end
+
+
+def _share_title(experiments: Sequence[ExperimentResults], shares: Sequence[dict[str, float]], language: str) -> str:
+    """How unevenly each experiment took from the groups."""
+    sentences, start = [], 0
+    for results in experiments:
+        end = start + len(results.methods)
+        found = [share for each in shares[start:end] for share in each.values()]
+        least, most = (percent(share / 100, language) for share in (min(found), max(found)))
+        phrase = "{scenario} takes {least} to {most} of a group"
+        sentences.append(say(language, phrase, scenario=results.config.scenario, least=least, most=most))
+        start = end
+    return "; ".join(sentences)

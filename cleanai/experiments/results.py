@@ -20,6 +20,9 @@ from cleanai.report import Report
 from cleanai.serialize import format_json, read_json, read_record, to_json, write_text
 
 FORMAT = "cleanai-results"
+STAGE_FORMAT = "cleanai-stage"
+STORED = Path("data") / "results" / "reports"
+"""Where this project keeps the results that it shows."""
 ORIGINAL, PRUNED, FINETUNED = "original (fine-tuned)", "pruned", "pruned and fine-tuned"
 STAGE_NAMES = (ORIGINAL, PRUNED, FINETUNED)
 """The columns of the comparison table, in order; a stage that was not run has none."""
@@ -141,6 +144,14 @@ class ExperimentResults:
 
         return show_html(self)
 
+    def translate(self, language: str) -> ExperimentResults:
+        """The same results, with the methods' reports, in another language; raises `InputError` for an unknown one."""
+        methods = {
+            name: dataclasses.replace(result, report=dataclasses.replace(result.report, language=language))
+            for name, result in self.methods.items()
+        }
+        return dataclasses.replace(self, config=self.config.replace(language=language), methods=methods)
+
     def to_dict(self) -> dict[str, Any]:
         """The results as plain JSON values."""
         return {"format": FORMAT, **to_plain(self)}
@@ -168,6 +179,71 @@ class ExperimentResults:
         except (OSError, ValueError) as error:
             raise InputError(f"{path} holds no results of an experiment: {error}") from error
         return cls.from_dict(data)
+
+
+# ----------------------------------------------------------------------------------------------------- reading a folder
+
+
+def load_results(folder: str | Path | None = None, language: str | None = None) -> dict[str, ExperimentResults]:
+    """All results of experiments that lie in a folder, by name ("TS1_ResNet20_CIFAR10"); other JSON files are left out.
+
+    Args:
+        folder: a ``reports`` folder; left out, the nearest `STORED` at or above the working folder.
+        language: "en" or "tr", what they show themselves in; left out, as they were made.
+
+    Raises:
+        InputError: there is no such folder, no results in it, or a damaged file.
+
+    Example:
+        >>> load_results()["TS1_ResNet20_CIFAR10"].methods["wanda"].report.proof.passed  # doctest: +SKIP
+        True
+    """
+    place = find_stored() if folder is None else Path(folder)
+    records = [data for path in sorted(place.glob("*.json")) if (data := _read_record(path, FORMAT)) is not None]
+    if not records:
+        raise InputError(f"{place} holds no results of experiments: run one first (cleanai run TS1 --profile smoke).")
+    found = [ExperimentResults.from_dict(data) for data in records]
+    return {each.name: each if language is None else each.translate(language) for each in found}
+
+
+def find_stored() -> Path:
+    """The nearest `STORED` at or above the working folder; raises `InputError` where there is none."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / STORED).is_dir():
+            return folder / STORED
+    raise InputError(f"There is no {STORED.as_posix()} at or above {here}: name the folder that holds the results.")
+
+
+def load_stages(output: str | Path) -> dict[str, Preparation | PruneResult | TuneResult]:
+    """What the finished stages below an experiment's output folder gave, by their places in ``checkpoints/``.
+
+    Such a place is "TS1/prepare" or "TS1_WANDA_ResNet18_CIFAR10/prune".
+
+    Raises:
+        InputError: a damaged file.
+
+    Example:
+        >>> load_stages("experiments")["TS1/prepare"].after.metrics.accuracy  # doctest: +SKIP
+        95.1
+    """
+    root = Path(output) / "checkpoints"
+    found = {}
+    for stage, kind in (("prepare", Preparation), ("prune", PruneResult), ("finetune", TuneResult)):
+        for path in sorted(root.glob(f"*/{stage}.json")):
+            data = _read_record(path, STAGE_FORMAT)
+            if data is not None:
+                found[f"{path.parent.name}/{stage}"] = from_plain(kind, data["result"])
+    return found
+
+
+def _read_record(path: Path, format: str) -> dict[str, Any] | None:
+    """The content of a JSON file of this format; None for one of another."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    return data if isinstance(data, dict) and data.get("format") == format else None
 
 
 # --------------------------------------------------------------------------------------------------- records and JSON

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import cleanai
+from cleanai.checks import suggest_names
 from cleanai.distributed import run_on_main, start_processes, world
 from cleanai.errors import InputError
 from cleanai.evaluate import Latency
@@ -103,7 +104,8 @@ def run_experiment(
     else:
         config = make_config(scenario, profile, **settings)
     if stage not in STAGES:
-        raise InputError(f"There is no stage {stage!r}; there are {', '.join(STAGES)}.")
+        hint = suggest_names(stage, STAGES) or "."
+        raise InputError(f"There is no stage {stage!r}; there are {', '.join(STAGES)}{hint}")
     methods = [find_method(name) for name in config.methods]
     folder = Path(output)
     if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
@@ -156,16 +158,19 @@ def _collect_results(
     tuned: Mapping[str, TuneResult | None],
 ) -> ExperimentResults:
     splits = space.splits
-    with space.narrator.step("Timing all models in turn"):
-        latencies = _time_models(space, methods, tuned)
+    latencies: dict[tuple[str, str], Latency] = {}
+    if space.config.latency_seconds:
+        with space.narrator.step("Timing all models in turn"):
+            latencies = _time_models(space, methods, tuned)
+    original_latency = latencies.get(("", ORIGINAL))
     found = {}
     for method in methods:
         metrics = {
-            stage: dataclasses.replace(measured, latency=latencies.get((method.name, stage), latencies["", ORIGINAL]))
+            stage: dataclasses.replace(measured, latency=latencies.get((method.name, stage), original_latency))
             for stage, measured in stage_metrics(pruned[method.name], tuned[method.name]).items()
         }
         found[method.name] = _join(method, pruned[method.name], tuned[method.name], metrics)
-    original = dataclasses.replace(preparation.after.metrics, latency=latencies["", ORIGINAL])
+    original = dataclasses.replace(preparation.after.metrics, latency=original_latency)
     warnings = [*splits.notes, *([] if space.trains else [NOT_TRAINED])]
     warnings += [SEEN] if space.trains and sees_training_images(space.config) else []
     return ExperimentResults(

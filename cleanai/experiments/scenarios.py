@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from cleanai.checks import suggest_names
 from cleanai.errors import InputError
 from cleanai.experiments.config import ExperimentConfig, write_setting
 from cleanai.importance import Importance, NeuronCoverageImportance
@@ -85,7 +85,8 @@ def make_config(scenario: str = "TS1", profile: str = "full", **settings: Any) -
     """
     for word, value, choices in (("scenario", scenario, SCENARIOS), ("profile", profile, PROFILES)):
         if value not in choices:
-            raise InputError(f"There is no {word} {value!r}; there are {', '.join(choices)}.")
+            hint = suggest_names(value, choices) or "."
+            raise InputError(f"There is no {word} {value!r}; there are {', '.join(choices)}{hint}")
     preset = {**SCENARIOS[scenario], **PROFILES[profile][scenario]}
     return ExperimentConfig(scenario=scenario, profile=profile).replace(**{**preset, **settings})
 
@@ -145,8 +146,7 @@ def find_method(name: str) -> Method:
             return method
     if name not in CRITERIA:
         names = list(dict.fromkeys([*(method.name for method in _KNOWN), *CRITERIA]))
-        close = difflib.get_close_matches(name, names, 3, 0.6)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise InputError(f"There is no method {name!r}.{hint} The methods are {', '.join(names)}.")
+        hint = suggest_names(name, names) or "."
+        raise InputError(f"There is no method {name!r}{hint} The methods are {', '.join(names)}.")
     title = "".join(part.capitalize() for part in name.split("_"))
     return Method(name, title, name.replace("_", "").upper(), lambda config: find_importance(name))

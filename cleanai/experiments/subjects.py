@@ -6,7 +6,6 @@ stem; what of the ImageNet weights still fits is taken over, and what is new is 
 
 from __future__ import annotations
 
-import difflib
 import pickle
 import re
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from cleanai.checks import suggest_names
 from cleanai.data import CIFAR10_CLASSES, DataMissingError, find_all, torchvision_weights_path, trained_weights_path
 from cleanai.errors import InputError
 from cleanai.experiments.config import ExperimentConfig
@@ -319,9 +319,8 @@ def _check_known(name: str) -> None:
         return
     if name in _AUXILIARY:
         raise InputError(f"{name} has auxiliary heads, which give other outputs in training; use another model.")
-    close = difflib.get_close_matches(name, known, 5, 0.5)
-    hint = f"Did you mean {', '.join(close)}?" if close else "Use resnet18, resnet50, mobilenet_v2, resnet20, ..."
-    raise InputError(f"There is no model {name!r}. {hint}")
+    hint = suggest_names(name, known, 5, 0.5) or "; use resnet18, resnet50, mobilenet_v2, resnet20, ..."
+    raise InputError(f"There is no model {name!r}{hint}")
 
 
 def _check_example(model: nn.Module, config: ExperimentConfig, splits: Splits) -> None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from cleanai.errors import InputError
 from cleanai.evaluate import ModelMetrics
 from cleanai.experiments.config import STAGES, ExperimentConfig, stage_of
-from cleanai.experiments.results import FINETUNED, ORIGINAL, PRUNED, ExperimentResults, MethodResult
+from cleanai.experiments.results import FINETUNED, ORIGINAL, PRUNED, STAGE_NAMES, ExperimentResults, MethodResult
 from cleanai.rendering import Table, are_comparable, latency_text, measurement_notes
-from cleanai.texts import MISSING, local_number, percent, say, signed, significant, term
+from cleanai.texts import MISSING, local_number, percent, say, signed, significant, term, whole_number
 
 BEST = " †"
 """Follows the best value of a column."""
@@ -349,6 +349,84 @@ def _speedup_spread(result: MethodResult) -> float:
     smaller = stages.get(FINETUNED) or stages.get(PRUNED)
     timed = [metrics.latency for metrics in (stages.get(ORIGINAL), smaller) if metrics and metrics.latency]
     return 0.0 if speedup is None else speedup * sum(latency.iqr_ms / latency.median_ms for latency in timed)
+
+
+# ------------------------------------------------------------------------------------------ several experiments, groups
+
+
+def overview_table(experiments: Sequence[ExperimentResults], language: str) -> Table:
+    """One row per method of each experiment: its accuracy in every stage, and what it saved."""
+    rows = []
+    for results in experiments:
+        name = results.name.replace("_", " ")
+        for method, result in results.methods.items():
+            stages, summary = result.report.metrics, summarize(result)
+            accuracies = [_stage_accuracy(stages.get(stage), language) for stage in STAGE_NAMES]
+            savings = [percent(share, language) for share in (summary.parameters, summary.flops)]
+            rows.append((name, asked_ratio(results, language), method_label(method, language), *accuracies, *savings))
+            name = ""
+    heads = ("experiment", "ratio", "method", "Original", "After pruning", "After pruning + FT")
+    columns = tuple(say(language, head) for head in (*heads, "Parameter reduction", "FLOPs reduction"))
+    phrase = "{experiment}: accuracy in % on {samples} test images."
+    said = (
+        say(language, phrase, experiment=each.name.replace("_", " "), samples=whole_number(each.data.test, language))
+        for each in experiments
+    )
+    notes = list(dict.fromkeys(said))
+    notes.append(say(language, "Local: this share of every group; global: all channels ranked together."))
+    return Table(say(language, "The experiments compared"), columns, tuple(rows), "lrlrrrrr", tuple(notes))
+
+
+def asked_ratio(results: ExperimentResults, language: str) -> str:
+    """The pruning ratio with what was ranked together, and the repair if there was one, in few words."""
+    scope = "global" if results.config.global_pruning else "local"
+    words = f"{percent(results.config.pruning_ratio, language)} {say(language, scope)}"
+    repair = _REPAIRS.get(results.config.recover)
+    return f"{words}, {say(language, repair)}" if repair else words
+
+
+_REPAIRS = {"batchnorm": "BatchNorm anew", "bias": "mean outputs restored", "least_squares": "least squares"}
+
+
+def _stage_accuracy(metrics: ModelMetrics | None, language: str) -> str:
+    return MISSING if metrics is None else _accuracy_number(metrics, language)
+
+
+def agreement_table(results: ExperimentResults, first: str, second: str, language: str) -> Table:
+    """How many channels both of two methods removed, group by group, beside what two blind choices would share.
+
+    Two random choices of a and b among n channels share a b / n on average. Raises `InputError` for a method that has
+    no result.
+    """
+    removed = [
+        {group.name: set(group.removed) for group in find_method(results, method).report.groups}
+        for method in (first, second)
+    ]
+    rows, shared, chance, all_removed = [], 0, 0.0, 0
+    for group in find_method(results, first).report.groups:
+        one, other = removed[0][group.name], removed[1].get(group.name, set())
+        expected = len(one) * len(other) / group.units_before
+        shared, chance, all_removed = shared + len(one & other), chance + expected, all_removed + len(one)
+        numbers = (group.units_before, len(one), len(other), len(one & other))
+        rows.append((group.name, *(whole_number(n, language) for n in numbers), _one_digit(expected, language)))
+    labels = [method_label(method, language) for method in (first, second)]
+    heads = [say(language, "removed by {method}", method=label) for label in labels]
+    columns = ("group", "channels", "removed by both", "expected by chance")
+    group_head, channels, both, by_chance = (say(language, head) for head in columns)
+    title = say(
+        language,
+        "{first} and {second} chose {shared} of {removed} channels alike; blind choices would share {chance}",
+        first=labels[0],
+        second=labels[1],
+        shared=whole_number(shared, language),
+        removed=whole_number(all_removed, language),
+        chance=_one_digit(chance, language),
+    )
+    return Table(title, (group_head, channels, *heads, both, by_chance), tuple(rows), "lrrrrr")
+
+
+def _one_digit(value: float, language: str) -> str:
+    return local_number(f"{value:.1f}", language)
 
 
 # ------------------------------------------------------------------------------------------------------------ settings

@@ -18,7 +18,7 @@ from cleanai.errors import InputError
 from cleanai.evaluate import ModelMetrics, measure_model
 from cleanai.experiments.checkpoints import Names, save_checkpoint
 from cleanai.experiments.config import ExperimentConfig, Stage
-from cleanai.experiments.results import from_plain, to_plain
+from cleanai.experiments.results import STAGE_FORMAT, from_plain, to_plain
 from cleanai.experiments.splits import Splits, load_splits
 from cleanai.experiments.subjects import name_model
 from cleanai.narrator import Narrator
@@ -26,7 +26,6 @@ from cleanai.plan import Plan
 from cleanai.serialize import format_json, write_text
 
 _T = TypeVar("_T")
-STAGE_FORMAT = "cleanai-stage"
 
 
 @dataclass(frozen=True)
