@@ -2,7 +2,7 @@
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lab lock refresh clean
+.PHONY: help setup demo test test-browser lint format bench lab dashboard lock refresh clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,7 @@ ARGS ?=
 export OMP_WAIT_POLICY := passive
 
 help: ## show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup: $(STAMP) ## make .venv with the locked packages
 
@@ -30,7 +30,10 @@ demo: $(STAMP) ## prune a network trained on digits and write reports/; ARGS="--
 
 test: lint ## lint, types, tests, doctests and notebooks; what CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
-	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks/
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env notebooks/
+
+test-browser: $(STAMP) ## the notebooks in JupyterLab in an installed Chromium or Chrome; screenshots in reports/browser
+	BROWSER_REQUIRED=1 BROWSER_SCREENSHOTS=reports/browser $(BIN)/python -m pytest tests/test_browser.py
 
 lint: $(STAMP) ## style, format and types
 	$(BIN)/ruff check
@@ -44,8 +47,11 @@ format: $(STAMP) ## rewrite the files in the project's style
 bench: $(STAMP) ## how long analysis and slicing take
 	$(BIN)/python benchmarks/analysis.py
 
-lab: $(STAMP) ## open the notebooks
-	$(BIN)/jupyter lab notebooks
+lab: $(STAMP) ## open JupyterLab on the first notebook; ARGS="--no-browser --port 8888"
+	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb $(ARGS)
+
+dashboard: $(STAMP) ## the comparison of criteria as a page with controls (Voilà); ARGS="--no-browser --port 8866"
+	$(BIN)/voila notebooks/02_importance_comparison.ipynb $(ARGS)
 
 refresh: $(STAMP) ## run the notebooks and both demos anew and store what they show (the second demo needs CIFAR-10)
 	$(BIN)/python notebooks/refresh.py

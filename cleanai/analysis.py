@@ -58,6 +58,11 @@ class Analysis:
         """The attributes that follow a cut."""
         return self.fitting.rules
 
+    def fork(self) -> Analysis:
+        """The same knowledge once more: what trying a cut teaches one of the two does not reach the other."""
+        fitting = self.fitting.fork()
+        return Analysis(fitting.coupling, fitting, self.warnings, self.ignored)
+
 
 def analyze_model(
     model: nn.Module,

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from tqdm.auto import tqdm
 
+from cleanai.checks import check_count, check_iterable, check_loader, check_model
 from cleanai.errors import InputError
-from cleanai.inputs import batch_to_inputs, call_model, first_tensor, map_tensors
+from cleanai.inputs import batch_to_inputs, call_model, first_tensor, map_tensors, output_tensors
 from cleanai.isolation import shadow_model
 from cleanai.layers import channel_dim, prepare_layers
 from cleanai.matrices import LayerMoments
@@ -221,6 +222,7 @@ def select_inputs(batch: Any, example_inputs: Any) -> Any:
 
 def device_of(model: nn.Module) -> torch.device | None:
     """Where a model's first parameter is."""
+    check_model(model)
     return next((tensor.device for tensor in model.parameters()), None)
 
 
@@ -289,6 +291,8 @@ def collect_statistics(
                     "batches must hold what example_inputs holds, with or without labels"
                 ) from error
             batches = number + 1
+        if not samples and output_tensors(inputs):
+            raise InputError("the batches of the loader hold no samples: activations need at least one")
         moments = watch.collect() if watch is not None else {}
     return ActivationStatistics(sides, batches, samples, seen, moments)
 
@@ -301,8 +305,9 @@ def draw_batches(
     Raises:
         InputError: the loader is empty, or ``num_batches`` is below 1.
     """
-    if num_batches is not None and num_batches < 1:
-        raise InputError(f"num_batches is {num_batches}: it must be at least 1, or None for the whole loader")
+    check_loader(loader)
+    if num_batches is not None:
+        check_count(num_batches, "num_batches", otherwise=", or None for the whole loader")
     total = num_batches if num_batches is not None else _length(loader)
     drawn = 0
     with tqdm(total=total, desc=purpose, unit="batch", disable=None if progress is None else not progress) as bar:
@@ -337,6 +342,7 @@ def count_samples(inputs: Any) -> int:
 
 def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
     """Thresholds as floats, each once, or a clear error."""
+    check_iterable(thresholds, "thresholds", "finite numbers, such as (0.0,)")
     for value in thresholds:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise InputError(f"thresholds holds {value!r}; it must hold finite numbers")

@@ -12,7 +12,13 @@ from cleanai.isolation import StateTensor
 from cleanai.select import is_within
 from cleanai.trace import Operation
 
-_MATMULS = {"Mm": (0, 1), "Bmm": (0, 1), "Addmm": (1, 2), "Baddbmm": (1, 2)}
+_MATMULS = {
+    "Mm": ((0, "self"), (1, "mat2")),
+    "Bmm": ((0, "self"), (1, "mat2")),
+    "Addmm": ((1, "mat1"), (2, "mat2")),
+    "Baddbmm": ((1, "batch1"), (2, "batch2")),
+}
+"""The factors of a matrix product: their places among the operands, and autograd's names for them."""
 
 
 class CostModel:
@@ -32,7 +38,7 @@ class CostModel:
     def _size(self, value: Labelled, alive: np.ndarray) -> Shape:
         shape = list(value.shape)
         for axis, labels in value.fields.items():
-            own: IntArray = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])[0]
+            own: IntArray = labels[(0,) * axis + (slice(None),) + (0,) * (labels.ndim - axis - 1)]
             shape[axis] = int(alive[self._coupling.class_of[own]].sum())
         return tuple(shape)
 
@@ -81,7 +87,8 @@ def _products(op: Operation, operands: list[Labelled | None]) -> list[tuple[str,
 
 def _product(op: Operation, operands: list[Labelled | None]) -> tuple[str, Labelled, Labelled] | None:
     if op.kind in _MATMULS:
-        first, second = (operands[position] for position in _MATMULS[op.kind])
+        # What no gradient reaches (a one-hot code) has no labels, and the shape that was saved for the backward pass.
+        first, second = (operands[place] or _unlabelled(op, name) for place, name in _MATMULS[op.kind])
         return ("matmul", first, second) if first is not None and second is not None else None
     if op.kind == "Convolution" and operands[1] is not None:
         source = operands[0] or Labelled(op.saved_shape("input") or ())
@@ -89,3 +96,8 @@ def _product(op: Operation, operands: list[Labelled | None]) -> tuple[str, Label
     if op.kind.startswith("ScaledDotProduct") and operands[0] is not None and operands[1] is not None:
         return ("attention", operands[0], operands[1])
     return None
+
+
+def _unlabelled(op: Operation, name: str) -> Labelled | None:
+    shape = op.saved_shape(name)
+    return None if shape is None else Labelled(shape)

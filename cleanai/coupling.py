@@ -190,7 +190,8 @@ def _label_trace(context: Context, trace: Trace) -> LabelledTrace:
             except CleanAIError:
                 raise
             except Exception as error:  # a rule of the user's may raise anything
-                raise TraceError(f"the rule for {op.where} failed on shapes {op.shapes}: {error}") from error
+                reason = error.args[0] if isinstance(error, KeyError) and error.args else error  # else it is quoted
+                raise TraceError(f"the rule for {op.where} failed on shapes {op.shapes}: {reason}") from error
             if all(value is not None and value.is_weight for value in inputs) and not op.kind.startswith("Embedding"):
                 outputs = [replace(value, is_weight=True) for value in outputs]
             elif all(value is not None and value.is_input for value in inputs):

@@ -26,6 +26,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 from tqdm.auto import tqdm
 
+from cleanai.checks import check_count
 from cleanai.errors import InputError
 from cleanai.texts import term
 
@@ -153,6 +154,7 @@ def load_digits_data(seed: int = 0) -> DigitsData:
         >>> len(data.train), len(data.calibration), len(data.test)
         (1050, 297, 450)
     """
+    check_count(seed, "seed", least=None)
     from sklearn.datasets import load_digits  # takes a second, which only those who need the digits should wait
 
     pixels, labels = load_digits(return_X_y=True)
@@ -188,8 +190,8 @@ def load_cifar10(split: str = "test", *, limit: int | None = None, seed: int | N
     """
     if split not in ("train", "test"):
         raise InputError(f"load_cifar10: split must be 'train' or 'test', got {split!r}.")
-    if limit is not None and limit < 1:
-        raise InputError(f"load_cifar10: limit must be at least 1 or None, got {limit}.")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise InputError(f"load_cifar10: limit must be at least 1 or None, got {limit!r}.")
     pixels, labels = read_cifar10(split)
     chosen = _choose_rows(len(pixels), limit, seed)
     return TensorDataset(normalise_cifar10(pixels[chosen.numpy()]), labels[chosen])

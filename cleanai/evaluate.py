@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+from cleanai.checks import check_count, check_loader, check_model, check_positive
 from cleanai.errors import InputError
 from cleanai.inputs import batch_to_inputs, call_model, map_tensors, output_tensors
 from cleanai.isolation import ShadowKind, evaluation_mode, preserve_random_state, shadow_model
@@ -194,18 +195,15 @@ def measure_latency(
         >>> latency.batch_size, latency.num_threads, latency.median_ms > 0
         (2, 1, True)
     """
-    if num_threads < 1 or min_run_time <= 0:
-        raise InputError(
-            f"measure_latency needs num_threads >= 1 and min_run_time > 0, got {num_threads} and {min_run_time}."
-        )
+    check_count(num_threads, "measure_latency: num_threads")
+    check_positive(min_run_time, "measure_latency: min_run_time")
 
     def run() -> None:
         with torch.inference_mode():
             call_model(model, example_inputs, forward_fn)
 
-    timer_class = _import_timer()
     with evaluation_mode(model), preserve_random_state():
-        timer = timer_class("run()", globals={"run": run}, num_threads=num_threads)
+        timer = _import_timer()("run()", globals={"run": run}, num_threads=num_threads)
         timer.timeit(WARM_UP_CALLS)
         measured = timer.blocked_autorange(min_run_time=min_run_time)
     return Latency(
@@ -248,8 +246,9 @@ def evaluate_model(
         >>> evaluate_model(nn.Identity(), loader).accuracy
         75.0
     """
-    if max_batches is not None and max_batches < 1:
-        raise InputError(f"evaluate_model needs max_batches >= 1 or None, got {max_batches}.")
+    check_loader(loader)
+    if max_batches is not None:
+        check_count(max_batches, "evaluate_model: max_batches", otherwise=", or None for the whole loader")
     pick_logits = output_transform or _first_tensor
     device = _device_of(model)
     loss_sum, targets_seen, correct, samples = 0.0, 0, 0, 0
@@ -263,7 +262,7 @@ def evaluate_model(
                     "with the labels under 'labels', 'label', 'targets' or 'target'."
                 )
             logits = pick_logits(call_model(model, inputs, forward_fn))
-            loss_sum += loss_fn(logits, targets).item() * targets.numel()
+            loss_sum += _compute_loss(loss_fn, logits, targets, index) * targets.numel()
             targets_seen += targets.numel()
             samples += len(targets)
             labelled = labelled and not targets.is_floating_point()
@@ -276,6 +275,17 @@ def evaluate_model(
         )
     accuracy = 100.0 * correct / targets_seen if labelled else None
     return Evaluation(accuracy=accuracy, loss=loss_sum / targets_seen, samples=samples)
+
+
+def _compute_loss(loss_fn: LossFn, logits: Tensor, targets: Tensor, index: int) -> float:
+    try:
+        return loss_fn(logits, targets).item()
+    except (RuntimeError, ValueError, LookupError) as error:
+        raise InputError(
+            f"evaluate_model: the loss of batch {index} cannot be computed from an output of shape "
+            f"{tuple(logits.shape)} and targets of shape {tuple(targets.shape)} ({error}). Pass a loss_fn(output, "
+            "targets) that fits them."
+        ) from error
 
 
 def measure_model(
@@ -304,6 +314,7 @@ def measure_model(
         >>> metrics.parameters, metrics.macs, metrics.flops, metrics.accuracy
         (15, 12, 24, None)
     """
+    check_model(model)
     evaluation = None
     if loader is not None:
         evaluation = evaluate_model(
@@ -409,6 +420,7 @@ def _first_tensor(output: Any) -> Tensor:
 
 
 def _device_of(model: nn.Module) -> torch.device:
+    check_model(model)
     return next((tensor.device for tensor in _parameters_and_buffers(model)), torch.device("cpu"))
 
 

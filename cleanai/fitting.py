@@ -129,6 +129,17 @@ class Fitting:
     def __post_init__(self) -> None:
         self._paths = dict(self.model.named_modules())
 
+    def fork(self) -> Fitting:
+        """The same knowledge of the same model, to which trying a cut may add without changing this one."""
+        known = self.coupling
+        return replace(
+            self,
+            coupling=replace(known, modes=dict(known.modes), manual=[*known.manual], ties=[*known.ties]),
+            _needed=dict(self._needed),
+            _courtesy=dict(self._courtesy),
+            _confirmed=set(self._confirmed),
+        )
+
     @property
     def rules(self) -> tuple[AttributeRule, ...]:
         """The attributes that follow a cut: those of torch's own layers, and those that were found."""

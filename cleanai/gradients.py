@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
 
 from cleanai.calibration import count_samples, device_of, draw_batches, move_tensors, select_inputs
+from cleanai.checks import check_count
 from cleanai.errors import InputError
 from cleanai.inputs import batch_to_inputs, call_model, output_tensors
 from cleanai.isolation import StateTensor, shadow_model
@@ -143,8 +144,10 @@ def collect_gradients(
         >>> collect_gradients(net, batches, progress=False)
         GradientStatistics(4 parameters, 1 batches, 5 samples)
     """
-    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
-        raise InputError(f"probes is {probes!r}; it must be a whole number of at least 1")
+    check_count(probes, "probes")
+    check_count(seed, "seed", least=None)
+    if loss_fn is not None and not callable(loss_fn):
+        raise InputError(f"loss_fn is {loss_fn!r}; give a function loss_fn(model, batch), or leave it out")
     total = GradientStatistics({}, {})
     generator = torch.Generator().manual_seed(seed)
     device = device_of(model)

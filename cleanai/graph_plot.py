@@ -26,6 +26,7 @@ from matplotlib.textpath import TextPath
 
 from cleanai.errors import InputError
 from cleanai.graph import FROZEN, Companions, DependencyGraph, Node
+from cleanai.isolation import process_state
 from cleanai.plots import ReportFigure, figure_style, label_text
 from cleanai.rendering import MISSING
 from cleanai.texts import check_language, say
@@ -86,9 +87,13 @@ def render_graph(graph: DependencyGraph, companions: Companions | None = None, l
 
     It holds no script and refers to nothing outside of it; equal graphs give equal texts.
     """
-    figure = plot_graph(graph, companions, language=language)
+    return write_svg(graph, plot_graph(graph, companions, language=language), language)
+
+
+def write_svg(graph: DependencyGraph, figure: Figure, language: str = "en") -> str:
+    """A figure of `plot_graph` as `render_graph` gives it."""
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "cleanai", "svg.fonttype": "path"}):
+    with process_state, mpl.rc_context({"svg.hashsalt": "cleanai", "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

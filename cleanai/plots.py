@@ -28,6 +28,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from cleanai.errors import InputError
+from cleanai.isolation import process_state
 from cleanai.rendering import are_comparable, printable, with_minus
 from cleanai.texts import local_number, percent, say, scaled, short_number, signed, signed_percent, significant, term
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from cleanai.evaluate import ModelMetrics
+    from cleanai.preview import Preview
     from cleanai.report import GroupRecord, Report
     from cleanai.sensitivity import Sensitivity
 
@@ -149,7 +151,7 @@ def _metrics_title(report: Report) -> str:
 # ---------------------------------------------------------------- kept units
 
 
-def plot_kept_channels(report: Report, ax: Axes | None = None) -> Figure:
+def plot_kept_channels(report: Report | Preview, ax: Axes | None = None) -> Figure:
     """The share of units that every group keeps: named bars up to 40 groups, numbered ones above.
 
     Raises `InputError` when the report has no group.
@@ -161,7 +163,7 @@ def plot_kept_channels(report: Report, ax: Axes | None = None) -> Figure:
         return draw(report, ax)
 
 
-def _draw_named_groups(report: Report, ax: Axes | None) -> Figure:
+def _draw_named_groups(report: Report | Preview, ax: Axes | None) -> Figure:
     language, groups = report.language, report.groups
     kept = _kept_percents(groups)
     figure, axes = make_canvas(ax, (FIGURE_WIDTH, 1.5 + 0.235 * len(groups)))
@@ -187,7 +189,7 @@ def _draw_named_groups(report: Report, ax: Axes | None) -> Figure:
     return figure
 
 
-def _draw_numbered_groups(report: Report, ax: Axes | None) -> Figure:
+def _draw_numbered_groups(report: Report | Preview, ax: Axes | None) -> Figure:
     language, groups = report.language, report.groups
     figure, axes = make_canvas(ax, (FIGURE_WIDTH, 3.8))
     places = np.arange(1, len(groups) + 1)
@@ -207,7 +209,7 @@ def _kept_percents(groups: Sequence[GroupRecord]) -> list[float]:
     return [100 * (1 - group.removed_share) for group in groups]
 
 
-def _kept_title(report: Report) -> str:
+def _kept_title(report: Report | Preview) -> str:
     """The finding: how evenly the removal fell, and where it fell most."""
     language, groups = report.language, report.groups
     shares = [group.removed_share for group in groups]
@@ -245,15 +247,15 @@ def plot_score_distributions(report: Report, max_groups: int = SCORE_PANELS, ax:
     if not shown:
         raise InputError("plot_score_distributions: no pruned group of this report has scores.")
     with figure_style():
-        figure, panels = _panels(ax, len(shown))
+        figure, panels = make_panels(ax, len(shown))
         for panel, group in zip(panels, shown, strict=True):
-            _draw_scores(panel, group, report.language)
+            draw_scores(panel, group, report.language)
         if ax is None:
             _title_scores(figure, report, groups, len(shown))
     return figure
 
 
-def _panels(ax: Axes | None, count: int) -> tuple[Figure, list[Axes]]:
+def make_panels(ax: Axes | None, count: int) -> tuple[Figure, list[Axes]]:
     """Axes for `count` small panels, or the one that was given."""
     if ax is not None:
         return _figure_of(ax), [ax]
@@ -267,7 +269,8 @@ def _panels(ax: Axes | None, count: int) -> tuple[Figure, list[Axes]]:
     return figure, panels[:count]
 
 
-def _draw_scores(axes: Axes, group: GroupRecord, language: str) -> None:
+def draw_scores(axes: Axes, group: GroupRecord, language: str) -> None:
+    """The histogram of one group's scores, kept and removed units stacked, with the cut; the group must have one."""
     kept, removed, cut = group.kept_scores, group.removed_scores, group.cut
     assert cut is not None  # scored_groups gives no other
     logarithmic = min(kept + removed) > 0 and max(kept + removed) > 1000 * min(kept + removed)
@@ -357,7 +360,7 @@ def plot_sensitivity(sensitivity: Sensitivity, ax: Axes | None = None, language:
         figure, axes = make_canvas(ax, (FIGURE_WIDTH, 1.6 + (0.25 * len(groups) if named else 4.0)))
         # The largest losses of all look alike, so that one lost network does not make all others look harmless.
         top = max(float(np.nanquantile(losses, 0.9)), 1e-9)
-        image = axes.imshow(losses, aspect="auto", cmap=_sensitivity_colours(), vmin=0, vmax=top)
+        image = axes.imshow(losses, aspect="auto", cmap=share_colours(), vmin=0, vmax=top)
         if named:
             _write_losses(axes, losses, top, language)
             names = [f"{label_text(group, 36)}  {number}" for number, group in enumerate(groups, 1)]
@@ -394,8 +397,8 @@ def _losses(sensitivity: Sensitivity, ratios: Sequence[float]) -> np.ndarray:
     return losses
 
 
-def _sensitivity_colours() -> Any:
-    """From white to the colour of what is removed."""
+def share_colours() -> Any:
+    """A colour map from white to the colour of what is removed."""
     return sns.light_palette(REMOVED, as_cmap=True)
 
 
@@ -643,7 +646,7 @@ def _drawable_characters() -> frozenset[int]:
 def figure_style() -> Generator[None]:
     """One look for all figures, whatever the caller has set; the caller's settings come back at the end."""
     look = {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook", font_scale=0.8)}
-    with mpl.rc_context():
+    with process_state, mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update({**look, "font.family": ["DejaVu Sans"], "axes.edgecolor": "0.6", "grid.color": "0.9"})
         yield

@@ -50,15 +50,24 @@ NOTEBOOK_LIMITS = (2_000, 5_000)
 FIGURE_DPI = 120
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
-    """A titled table of strings; `align` has one letter per column, l or r."""
+    """A titled table of strings; `align` has one letter per column, l or r.
+
+    Prints itself in a terminal and shows itself in a notebook, on bright and dark backgrounds.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     align: str
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return text_table(self)
+
+    def _repr_html_(self) -> str:
+        return html_environment().get_template("table.html.j2").render(table=self)
 
 
 # ---------------------------------------------------------------- tables

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 
+from cleanai.checks import check_count, suggest_names
 from cleanai.errors import InputError
 
 Schedule = str | Callable[[int], float]
@@ -52,11 +53,11 @@ def list_shares(schedule: Schedule, steps: int, ratio: float) -> tuple[float, ..
         >>> list_shares(lambda step: step / 2, 2, 0.5)
         (0.5, 1.0)
     """
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise InputError(f"iterative_steps is {steps!r}; it must be a whole number of at least 1")
+    check_count(steps, "iterative_steps")
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
-            raise InputError(f"no schedule is named {schedule!r}; the names are {', '.join(SCHEDULES)}")
+            hint = suggest_names(schedule, SCHEDULES)
+            raise InputError(f"no schedule is named {schedule!r}; the names are {', '.join(SCHEDULES)}{hint}")
         return tuple(SCHEDULES[schedule](step / steps, ratio) if step < steps else 1.0 for step in range(1, steps + 1))
     if not callable(schedule):
         raise InputError(

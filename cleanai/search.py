@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from tqdm.auto import tqdm
 
+from cleanai.checks import check_positive, check_type, suggest_names
 from cleanai.errors import InputError
 from cleanai.evaluate import count_macs, count_parameters, measure_latency
+from cleanai.importance import find_importance
 from cleanai.isolation import copy_model
 from cleanai.plan import Plan
 from cleanai.pruner import StructuredPruner
@@ -48,7 +51,7 @@ class SearchSpace:
         if self.by not in ("group", "stage", "model"):
             raise InputError(f"SearchSpace: by is {self.by!r}; use 'group', 'stage' or 'model'")
         check_ratio(self.max_ratio, "SearchSpace: max_ratio")
-        if not 0 < self.step <= self.max_ratio:
+        if check_positive(self.step, "SearchSpace: step") > self.max_ratio:
             raise InputError(f"SearchSpace: step is {self.step!r}; it must be above 0 and at most max_ratio")
         unknown = [scope for scope in self.scopes if scope not in ("local", "global", "isomorphic")]
         if unknown or not self.scopes or not self.importances:
@@ -56,6 +59,8 @@ class SearchSpace:
                 f"SearchSpace: scopes is {self.scopes!r} and importances {self.importances!r}; give at least one "
                 "criterion, and scopes from 'local', 'global' and 'isomorphic'"
             )
+        for name in self.importances:
+            find_importance(name)
 
 
 @dataclass(frozen=True)
@@ -187,6 +192,12 @@ def search_plans(
     names = _check_objectives(objectives)
     _check_calls(evaluate, prepare, n_trials)
     space = SearchSpace() if space is None else space
+    check_type(space, SearchSpace, "space", "a SearchSpace")
+    known = list(inspect.signature(StructuredPruner).parameters)
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        hint = suggest_names(unknown[0], known)
+        raise InputError(f"search_plans: {unknown[0]!r} is no setting of StructuredPruner{hint}")
     taken = {"importance", "pruning_ratio", "global_pruning", "isomorphic", "layer_pruning_ratios", "inplace", "target"}
     wrong = sorted(taken & set(options))
     if wrong:

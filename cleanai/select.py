@@ -6,16 +6,16 @@ proportion. A choice is how far down each ladder to step.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cleanai.checks import check_ratio, suggest_names
 from cleanai.coupling import Coupling, Group
 from cleanai.errors import InputError
 from cleanai.fields import IntArray
@@ -44,6 +44,19 @@ class Limits:
         ratio = self.max_pruning_ratio
         if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= 1:
             raise InputError(f"max_pruning_ratio is {ratio!r}; it must lie in (0, 1]")
+
+
+def check_reach(groups: Sequence[Group], limits: Limits) -> None:
+    """Raises `InputError` for limits that no group is large enough for: nothing could ever go."""
+    largest = max(groups, key=lambda group: group.size * group.width, default=None)
+    if largest is None:
+        return
+    channels = largest.size * largest.width
+    for name, value in (("min_channels", limits.min_channels), ("round_to", limits.round_to)):
+        if value > channels:
+            raise InputError(
+                f"{name} is {value}, but the largest group ({largest.name}) has {channels} channels: nothing could go"
+            )
 
 
 @dataclass(frozen=True)
@@ -89,16 +102,13 @@ def build_ladder(group: Group, scores: Tensor, limits: Limits, original: int | N
     bundles = group.bundles
     spared = _spared_units(group, values, limits)
     ranked = [block[np.lexsort((values[block], spared[block]))] for block in group.blocks]
-    steps = []
-    for index in range(bundles):
-        parts = [block[index * len(block) // bundles : (index + 1) * len(block) // bundles] for block in ranked]
-        steps.append(np.concatenate(parts))
+    steps = np.concatenate([block.reshape(bundles, -1) for block in ranked], axis=1)
     original = group.size if original is None else original
     earlier = original - group.size
     return Ladder(
         group,
         tuple(steps),
-        np.maximum.accumulate([values[step].mean() for step in steps]),
+        np.maximum.accumulate(values[steps].mean(axis=1)),
         _allowed_steps(group, bundles, limits, original, earlier, spared),
         original,
         earlier,
@@ -398,8 +408,7 @@ def find_layers(model: nn.Module, spec: LayerSpec, argument: str) -> list[str]:
         return found
     if isinstance(spec, str):
         if spec not in paths or spec == "":
-            close = difflib.get_close_matches(spec, list(paths), 3, 0.4)
-            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+            hint = suggest_names(spec, paths, alike=0.4)
             raise InputError(
                 f"{argument}: the model has no layer named {spec!r}{hint} (names are those of model.named_modules())"
             )
@@ -415,13 +424,6 @@ def is_within(layer: str, path: str) -> bool:
 def made_in(group: Group, path: str) -> bool:
     """Whether a module makes the group's channels."""
     return any(m.role == "output" and is_within(m.layer, path) for m in group.members)
-
-
-def check_ratio(value: Any, name: str) -> float:
-    """A ratio as a float, or a clear error."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise InputError(f"{name} is {value!r}; it must lie in [0, 1): 0.3 removes 30 %")
-    return float(value)
 
 
 _EXACT = 1_000_000

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from cleanai.calibration import select_inputs
+from cleanai.checks import check_iterable, check_type
 from cleanai.cost import CostModel
 from cleanai.errors import InputError
 from cleanai.evaluate import evaluate_model
@@ -148,6 +149,8 @@ def analyze_sensitivity(
         >>> [(point.group, point.removed) for point in result.points]
         [('0', 0.25), ('0', 0.5)]
     """
+    check_type(pruner, StructuredPruner, "pruner", "a StructuredPruner of the trained model")
+    check_iterable(ratios, "ratios", "shares of a group's units between 0 and 1, such as (0.25, 0.5)")
     shares = sorted({check_ratio(ratio, "ratios") for ratio in ratios} - {0.0})
     if not shares:
         raise InputError(f"ratios is {ratios!r}; give shares of a group's units between 0 and 1, such as (0.25, 0.5)")
@@ -327,6 +330,8 @@ def auto_ratio(
         >>> StructuredPruner(net, torch.randn(4, 3), pruning_ratio=0.0, layer_pruning_ratios=ratios).prune()[0]
         Linear(in_features=3, out_features=4, bias=True)
     """
+    check_type(sensitivity, Sensitivity, "sensitivity", "what analyze_sensitivity returned")
+    check_type(pruner, StructuredPruner, "pruner", "a StructuredPruner of the trained model")
     if (budget is None) == (max_loss is None):
         raise InputError("auto_ratio: give either budget (a share to save) or max_loss (how much may be lost)")
     if target not in ("channels", "params", "macs"):

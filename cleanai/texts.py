@@ -255,6 +255,108 @@ _TURKISH = {
     "Training curve": "Eğitim eğrisi",
     "Loss ({data})": "Kayıp ({data})",
     "Accuracy ({data})": "Doğruluk ({data})",
+    # Criteria compared
+    "{group}: of {count} units, all {criteria} criteria remove {all} and none removes {none}": (
+        "{group}: {criteria} ölçütün hepsi {count} birimin aynı {all} tanesini çıkarıyor, {none} tanesine hiçbiri "
+        "dokunmuyor"
+    ),
+    "Spearman's rank correlation": "Spearman sıra korelasyonu",
+    "Rank agreement, all groups": "Sıralama uyumu, bütün gruplar",
+    "removed in common (%); in brackets: by chance": "ortak çıkarılan (%); ayraç içinde: rastgele seçimde",
+    "Ratio {ratio}, global": "Oran {ratio}, genel",
+    "Ratio {ratio}, local": "Oran {ratio}, yerel",
+    "every criterion takes the same share of every group": "her ölçüt her gruptan aynı payı alıyor",
+    "most uneven is {criterion}, which takes {high} of {group} and {low} of {other}": (
+        "en dengesizi {criterion}: {group} grubundan {high}, {other} grubundan {low} alıyor"
+    ),
+    "nothing to compare": "karşılaştıracak bir şey yok",
+    "most alike {most}; least alike {least}": "en benzer {most}; en farklı {least}",
+    "{criterion} does not see {group}": "{criterion} {group} grubunu görmüyor",
+    "{first} and {second}: rank agreement {agreement}, {jaccard} removed in common (by chance {expected})": (
+        "{first} ile {second}: sıralama uyumu {agreement}, ortak çıkarılan {jaccard} (rastgele seçimde {expected})"
+    ),
+    "removed ratio (%)": "çıkarılan oran (%)",
+    "Best at {ratio}: {found}": "{ratio} oranında en iyisi: {found}",
+    "Accuracy after the cut": "Kesimden sonra doğruluk",
+    "Accuracy on {samples} samples; {accuracy} before pruning.": (
+        "Doğruluk {samples} örnek üzerinde; budamadan önce {accuracy}."
+    ),
+    "coverage": "kapsama",
+    "metric": "metrik",
+    "α (weights)": "α (ağırlık)",
+    # Panel of pruning
+    "criterion": "ölçüt",
+    "target": "hedef",
+    "ranking": "sıralama",
+    "repair": "onarım",
+    "Apply": "Uygula",
+    "number": "no",
+    "pruned": "budanmış",
+    "original": "özgün",
+    "Applied so far": "Şimdiye dek uygulananlar",
+    "Predicted for this choice": "Bu seçim için öngörülen",
+    "Most accurate so far: {number} ({label}) with {accuracy} at {share} of the MACs": (
+        "Şimdiye dek en doğrusu: {number} ({label}), MAC {share} iken {accuracy}"
+    ),
+    "pruning": "budama",
+    "compared with": "karşılaştır",
+    # Slides
+    "Smallest loss without training: {loss} ({name})": "Eğitimsiz en küçük kayıp: {loss} ({name})",
+    "Fine-tuned: {loss} ({name})": "İnce ayarla: {loss} ({name})",
+    "Accuracy (%) by criterion and share of the MACs removed": "Ölçüte ve çıkarılan MAC payına göre doğruluk (%)",
+    "Without training, {model} falls from {before} to {left} at best ({asked} removed)": (
+        "Eğitim olmadan {model} en iyi durumda {before} değerinden {left} değerine düşüyor (çıkarılan: {asked})"
+    ),
+    "time {change}": "süre {change}",
+    "accuracy {before} → {after}": "doğruluk {before} → {after}",
+    "validation accuracy (%)": "doğrulama kümesinde doğruluk (%)",
+    "test accuracy (%)": "sınama kümesinde doğruluk (%)",
+    "{epochs} epochs win back {recovery} of what {method} lost: {drop} below the original": (
+        "{epochs} dönem, yitirilenin {recovery} kadarını geri kazandırıyor ({method}): özgün modelin {drop} altında"
+    ),
+    "{epochs} epochs win back {recovery} of what {method} lost: {drop} above the original": (
+        "{epochs} dönem, yitirilenin {recovery} kadarını geri kazandırıyor ({method}): özgün modelin {drop} üstünde"
+    ),
+    "{count} test images": "{count} sınama görüntüsü",
+    "MACs removed": "çıkarılan MAC",
+    "Best with {share} of the MACs gone: {best}": "MAC {share} azalınca en iyisi: {best}",
+    "Best with {share} of the MACs gone: {best}; repaired without training: {repaired}": (
+        "MAC {share} azalınca en iyisi: {best}; eğitimsiz onarımla: {repaired}"
+    ),
+    "At {share} of the MACs, {name} is at {repaired} (original: {before})": (
+        "MAC {share} iken {name} doğruluğu {repaired} (özgün: {before})"
+    ),
+    "At {share} of the MACs, repair without training brings {name} from {plain} to {repaired} (original: {before})": (
+        "MAC {share} iken eğitimsiz onarımla {name}: {plain} → {repaired} (özgün: {before})"
+    ),
+    "one-shot": "tek seferde",
+    "iterative ({n} steps)": "yinelemeli ({n} adım)",
+    "{winner} beats {loser} in {won} of {total} cuts; largest lead: {lead} ({criterion}, {share} of the MACs gone)": (
+        "{winner} ve {loser}: {won}/{total} kesimde ilki daha iyi; en çok {lead} ({criterion}, MAC −{share})"
+    ),
+    "{winner} and {loser} win {won} of {total} cuts each; largest lead of {winner}: {lead} ({criterion}, {share} of "
+    "the MACs gone)": (
+        "{winner} ve {loser}: {total} kesimin {won} tanesi birinde, {won} tanesi ötekinde daha iyi; ilkinin en büyük "
+        "farkı {lead} ({criterion}, MAC −{share})"
+    ),
+    "right: the lowest go": "doğru: en düşükler gider",
+    "wrong: the highest go": "yanlış: en yüksekler gider",
+    "channels of {layer}, by score": "{layer} kanalları, puan sırasıyla",
+    "what goes (orange)": "ne gidiyor (turuncu)",
+    "right way round": "doğru yön",
+    "wrong sign": "ters işaret",
+    "accuracy (%), {criterion}": "doğruluk (%), {criterion}",
+    "One wrong sign: {share} of the MACs gone leave {wrong} instead of {right} (random: {random})": (
+        "Tek bir ters işaret: MAC {share} azalınca {right} yerine {wrong} kalıyor (rastgele: {random})"
+    ),
+    "right after the cut": "kesimin hemen ardından",
+    "BatchNorm renewed": "BatchNorm yenilenmiş",
+    "{model}, {data}: {tests} test images; scores and repairs saw {calibration} training images; nothing was "
+    "trained.": (
+        "{model}, {data}: {tests} sınama görüntüsü; puanlar ve onarımlar {calibration} eğitim görüntüsü gördü; hiçbir "
+        "eğitim yapılmadı."
+    ),
+    "Random: the mean of up to {seeds} draws.": "Rastgele: en çok {seeds} çekilişin ortalaması.",
     # Documents of experiments: cover
     "Pruning experiment {scenario}: {method}": "{scenario} budama deneyi: {method}",
     "Pruning experiment {scenario}: comparison of methods": "{scenario} budama deneyi: yöntemlerin karşılaştırması",
@@ -380,7 +482,7 @@ _TURKISH = {
     "The methods compared": "Yöntemlerin karşılaştırması",
     "†: the best value of the column.": "†: sütunun en iyi değeri.",
     "FT: fine-tuning. Reductions and speed-up against the original; accuracies in %.": (
-        "İA: ince ayar. Azalmalar ve hızlanma özgün modele göredir; ilk üç sütun doğruluktur (%)."
+        "İA: ince ayar. Azalmalar ve hızlanma özgün modele göredir; doğruluklar % olarak."
     ),
     "No speed-up is given where times were not measured or cannot be compared.": (
         "Süreler ölçülmediyse ya da karşılaştırılamıyorsa hızlanma verilmedi."
@@ -396,6 +498,30 @@ _TURKISH = {
     "Processes": "Süreç sayısı",
     "Time: {method}": "Süre: {method}",
     "{stage}: {seconds} s": "{stage}: {seconds} sn",
+    # Several experiments, and groups
+    "The experiments compared": "Deneylerin karşılaştırması",
+    "experiment": "deney",
+    "ratio": "oran",
+    "local": "yerel",
+    "global": "genel",
+    "BatchNorm anew": "BatchNorm yeniden",
+    "mean outputs restored": "ortalama çıktılar geri çekildi",
+    "least squares": "en küçük kareler",
+    "{experiment}: accuracy in % on {samples} test images.": (
+        "{experiment}: doğruluk {samples} sınama görüntüsünde, % olarak."
+    ),
+    "Local: this share of every group; global: all channels ranked together.": (
+        "Yerel: her gruptan bu pay; genel: bütün kanallar birlikte sıralanır."
+    ),
+    "removed by {method}": "{method} çıkardı",
+    "removed by both": "ikisi de çıkardı",
+    "expected by chance": "rastgele seçimde beklenen",
+    "{first} and {second} chose {shared} of {removed} channels alike; blind choices would share {chance}": (
+        "{first} ile {second}, çıkardıkları {removed} kanalın {shared} tanesinde birleşti; rastgele iki seçimde bu "
+        "sayı {chance} olurdu"
+    ),
+    "What was measured: {experiment}": "Ne ölçüldü: {experiment}",
+    "{scenario} takes {least} to {most} of a group": "{scenario} bir grubun {least}–{most} kadarını alıyor",
     # Documents of experiments: figures
     "Costs as shares of the original, and accuracy, in each stage.": (
         "Her aşamada özgün modele oranla maliyetler ve doğruluk."
@@ -484,6 +610,26 @@ _TURKISH = {
 
 # Words that reach the report as data. Unknown ones are shown as they came.
 _TERMS = {
+    "none": "yok",
+    "batchnorm": "BatchNorm",
+    "bias": "yanlılık (bias)",
+    "least_squares": "en küçük kareler",
+    "coverage: normalized mean": "kapsama: normalize ortalama",
+    "coverage: frequency": "kapsama: sıklık",
+    "coverage: mean |x|": "kapsama: ortalama |x|",
+    "coverage: combined": "kapsama: birleşik",
+    "normalized mean": "normalize ortalama",
+    "frequency": "sıklık",
+    "mean |x|": "ortalama |x|",
+    "combined": "birleşik",
+    "weight + activation": "ağırlık + aktivasyon",
+    "magnitude": "ağırlık büyüklüğü",
+    "random": "rastgele",
+    "activation": "aktivasyon",
+    "no repair": "onarımsız",
+    "BatchNorm": "BatchNorm onarımı",
+    "biases": "sapma onarımı",
+    "least squares": "en küçük kareler onarımı",
     "channels": "kanal",
     "heads": "dikkat başı",
     "head dimensions": "baş boyutu",

@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parent
 CELL_SECONDS = 300
 ENGLISH_LINE, TURKISH_LINE = 'language = "en"', 'language = "tr"'
 WIDGET = "application/vnd.jupyter.widget-view+json"
+BAR = "%|"  # in the text that stands for a progress bar
 
 
 def refresh_notebook(path: Path) -> None:
@@ -63,14 +64,21 @@ def _code(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def _is_bar(output: nbformat.NotebookNode) -> bool:
+    data = output.get("data", {})
+    return WIDGET in data and "image/png" not in data and BAR in data.get("text/plain", "")
+
+
 def _forget_the_run(notebook: nbformat.NotebookNode) -> None:
     """Drops what differs from run to run or machine to machine without saying anything.
 
     That is times, the Python version, and the names of widgets, which no later session knows: what is stored of a
-    panel is its picture.
+    panel is its picture, and of a progress bar nothing.
     """
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if not _is_bar(output)]
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET, None)
     notebook.metadata.pop("widgets", None)

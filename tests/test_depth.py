@@ -944,14 +944,14 @@ def test_an_error_while_slicing_takes_the_dropped_blocks_back(monkeypatch: pytes
 # ---------------------------------------------------------------------------------------------------- the proof
 
 
-def drop_another(model: nn.Module, plan: Plan) -> nn.Module:
+def drop_another(model: nn.Module, plan: Plan, **_: Any) -> nn.Module:
     """A slicer that takes the block beside the right one."""
     beside = {"blocks.0": "blocks.1", "blocks.1": "blocks.2", "blocks.2": "blocks.3", "blocks.3": "blocks.0"}
     blocks = tuple(dataclasses.replace(block, module=beside[block.module]) for block in plan.blocks if block.dropped)
     return slice_model(model, Plan(blocks=blocks))
 
 
-def drop_nothing(model: nn.Module, plan: Plan) -> nn.Module:
+def drop_nothing(model: nn.Module, plan: Plan, **_: Any) -> nn.Module:
     """A slicer that leaves the blocks where they are."""
     return slice_model(model, dataclasses.replace(plan, blocks=()))
 

@@ -232,7 +232,7 @@ def test_latency_grows_with_the_work() -> None:
 
 @pytest.mark.parametrize("wrong", [{"num_threads": 0}, {"min_run_time": 0.0}])
 def test_latency_refuses_senseless_settings(wrong: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="measure_latency needs"):
+    with pytest.raises(InputError, match=r"measure_latency: (num_threads is 0|min_run_time is 0)"):
         measure_latency(nn.Linear(2, 2), torch.zeros(1, 2), **wrong)
 
 
@@ -314,7 +314,7 @@ def test_output_transform_and_nested_outputs() -> None:
     [
         ([], {}, "gave no batches"),
         ([torch.ones(2, 2)], {}, "batch 0 of the loader has no targets"),
-        ([(torch.ones(2, 2), torch.tensor([0, 1]))], {"max_batches": 0}, "max_batches >= 1"),
+        ([(torch.ones(2, 2), torch.tensor([0, 1]))], {"max_batches": 0}, "max_batches is 0"),
         ([(torch.ones(2, 2), torch.tensor([0, 1]))], {"forward_fn": lambda *_: None}, "holds no tensor"),
     ],
     ids=["empty", "no targets", "max_batches", "no tensor"],

@@ -45,7 +45,7 @@ def test_settings_of_the_user_come_last() -> None:
     ("settings", "words"),
     [
         ({"ratio": 0.3}, ["no setting 'ratio'", "pruning_ratio", "seed"]),
-        ({"pruning_ration": 0.3}, ["Did you mean pruning_ratio"]),
+        ({"pruning_ration": 0.3}, ["did you mean 'pruning_ratio'"]),
         ({"pruning_ratio": 1}, ["pruning_ratio is 1", "below 1"]),
         ({"pruning_ratio": "nan"}, ["pruning_ratio is nan"]),
         ({"pruning_ratio": "much"}, ["pruning_ratio is 'much'", "a number"]),
@@ -133,7 +133,7 @@ def test_methods_have_the_codes_of_the_file_names() -> None:
     codes = {name: find_method(name).code for name in ("coverage", "wanda", "magnitude", "taylor")}
     assert codes == {"coverage": "NC", "wanda": "W", "magnitude": "M", "taylor": "T"}
     assert find_method("coverage_combined").code not in codes.values()
-    with pytest.raises(InputError, match="Did you mean wanda"):
+    with pytest.raises(InputError, match="did you mean 'wanda'"):
         find_method("wandaa")
 
 

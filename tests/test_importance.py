@@ -373,8 +373,8 @@ def test_a_group_a_scorer_cannot_judge_is_kept_and_named() -> None:
         (torch.tensor(1.0), r"scores of shape \(\)"),
         (torch.tensor([1.0, float("nan"), 2.0]), "NaN or infinite scores for the group 0"),
         (torch.tensor([1.0, float("inf"), 2.0]), "NaN or infinite scores for the group 0"),
-        ("high", "returned str for the group 0"),
-        ({"0": 1.0}, "returned dict for the group 0"),
+        ("high", "returned a str for the group 0"),
+        ({"0": 1.0}, "returned a dict for the group 0"),
     ],
     ids=repr,
 )

@@ -17,6 +17,7 @@ ENGLISH = sorted(FOLDER.glob("*.ipynb"))
 ALL = sorted(FOLDER.rglob("[!.]*.ipynb"))
 MOST_BYTES = 1_000_000
 MOST_LINES = 12  # of a code cell: notebooks call the library and hold no logic of their own
+MOST_MODEL_LINES = 22  # of a cell tagged "model": a network or data of the reader's own, which no library holds
 
 
 def name_of(path: Path) -> str:
@@ -54,8 +55,9 @@ def test_a_notebook_is_stored_as_it_ran(path: Path) -> None:
 def test_a_notebook_is_small_and_calls_the_library(path: Path) -> None:
     assert path.stat().st_size < MOST_BYTES
     for cell in code_cells(path):
-        assert len(cell["source"]) <= MOST_LINES
-        assert not [line for line in cell["source"] if line.startswith("class ")]
+        own_model = "model" in cell["metadata"].get("tags", [])
+        assert len(cell["source"]) <= (MOST_MODEL_LINES if own_model else MOST_LINES)
+        assert own_model or not [line for line in cell["source"] if line.startswith("class ")]
 
 
 @pytest.mark.parametrize("path", ENGLISH, ids=name_of)

@@ -57,10 +57,11 @@ def test_a_readme_runs_and_prints_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # it writes reports
     outcomes = run_blocks(name, capsys)
-    assert sum(bool(said) for _, said in outcomes) == 4
+    assert sum(bool(said) for _, said in outcomes) == 5
     for printed, said in outcomes:
         assert_said(printed, said)
-    assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == ["report.html", "report.json", "report.md"]
+    written = sorted(path.name for path in (tmp_path / "reports").iterdir())
+    assert written == ["pruned.safetensors", "report.html", "report.json", "report.md"]
 
 
 def test_the_examples_for_contributors_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -359,8 +359,8 @@ MISTAKES: dict[str, tuple[Connect, str]] = {
     "chunk": (lambda links: links.input().dim(1).chunk(3), "8 channels cannot be cut into 3 equal parts"),
     "dimension": (lambda links: links.input().dim(2), "has 2 dimensions; there is no dimension 2"),
     "dimension from the end": (lambda links: links.output().dim(-3), "there is no dimension -3"),
-    "input": (lambda links: links.input(1), "index out of range"),
-    "output": (lambda links: links.output(1), "index out of range"),
+    "input": (lambda links: links.input(1), "has 1 floating-point arguments; there is no number 1"),
+    "output": (lambda links: links.output(1), "has 1 floating-point results; there is no number 1"),
     "one by one": (lambda links: list(links.input().dim(1)), "take a slice, or chunk"),
 }
 

@@ -142,9 +142,9 @@ def test_titles_are_unique_and_fit_into_file_names() -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("resnet81", "cifar10", r"There is no model 'resnet81'. Did you mean .*resnet18"),
-        ("mobilenetv2", "photos", r"Did you mean .*mobilenet_v2"),
-        ("zzz", "digits", r"no model 'zzz'. Use resnet18"),
+        ("resnet81", "cifar10", r"There is no model 'resnet81'; did you mean .*resnet18"),
+        ("mobilenetv2", "photos", r"did you mean .*mobilenet_v2"),
+        ("zzz", "digits", r"no model 'zzz'; use resnet18"),
         ("resnet18", "digits", r"resnet18 is not made for digits; use digits_resnet\."),
         ("resnet20", "photos", r"resnet20 is not made for photos; use torchvision's classifiers \(resnet18"),
         ("digits_resnet", "cifar10", r"not made for cifar10; use resnet20, resnet32, .*cifar_vit, torchvision's"),

@@ -16,6 +16,7 @@ from cleanai.graph import find_companions, list_companions
 from cleanai.graph_plot import find_touched
 from cleanai.models import digits_resnet
 from cleanai.widgets import GraphExplorer
+from cleanai.widgets.panel import draw_png
 
 pytest.importorskip("ipywidgets")
 IMAGE = torch.zeros(1, 1, 8, 8)
@@ -47,15 +48,15 @@ def test_it_opens_on_the_first_channel(explorer: GraphExplorer) -> None:
 
 
 def test_layer_and_channel_move_the_picture(explorer: GraphExplorer) -> None:
-    seen = [explorer.image.value]
+    seen = [explorer.drawing.svg]
     explorer.layer.value = "block2.conv2"
     assert explorer.channel.max == 7
     assert_shows(explorer, "block2.conv2", 0)
-    seen.append(explorer.image.value)
+    seen.append(explorer.drawing.svg)
     explorer.channel.value = 6
     assert_shows(explorer, "block2.conv2", 6)
-    seen.append(explorer.image.value)
-    assert len(set(seen)) == 3 and all(value[:4] == b"\x89PNG" for value in seen)
+    seen.append(explorer.drawing.svg)
+    assert len(set(seen)) == 3 and all(value.startswith("<svg") for value in seen)
 
 
 def test_a_layer_with_fewer_channels_pulls_the_slider_back(explorer: GraphExplorer) -> None:
@@ -74,6 +75,32 @@ def test_a_group_as_a_whole(explorer: GraphExplorer) -> None:
     assert (explorer.layer.layout.display, explorer.group.layout.display) == ("none", None)
     explorer.what.value = "channel"
     assert_shows(explorer, "conv1", 0)
+
+
+def click_in_browser(explorer: GraphExplorer, name: str) -> None:
+    """What the browser sends when a node is clicked."""
+    node = next(node for node in explorer.graph.nodes if node.name == name)
+    explorer.drawing._handle_custom_msg({"node": node.index}, [])
+
+
+def test_a_click_on_a_layer_chooses_it(explorer: GraphExplorer) -> None:
+    click_in_browser(explorer, "block2.conv2")
+    assert (explorer.what.value, explorer.layer.value) == ("channel", "block2.conv2")
+    assert_shows(explorer, "block2.conv2", 0)
+
+
+def test_a_click_on_an_operation_chooses_its_group(explorer: GraphExplorer) -> None:
+    sums = [node for node in explorer.graph.nodes if node.kind.startswith("add")]
+    click_in_browser(explorer, sums[0].name)
+    assert explorer.what.value == "group"
+    assert explorer.companions == list_companions(explorer.analysis, explorer.group.value)
+    assert sums[0].index in lit_nodes(explorer)
+
+
+def test_a_click_on_the_input_changes_nothing(explorer: GraphExplorer) -> None:
+    before = explorer.drawing.svg
+    click_in_browser(explorer, "input")
+    assert explorer.drawing.svg == before
 
 
 def test_a_frozen_channel_is_explained(explorer: GraphExplorer) -> None:
@@ -106,7 +133,7 @@ def test_a_page_of_its_own(explorer: GraphExplorer, tmp_path: Path) -> None:
 
 def test_where_no_kernel_runs_the_picture_is_shown(explorer: GraphExplorer) -> None:
     bundle = explorer._repr_mimebundle_()
-    assert base64.b64decode(bundle["image/png"]) == explorer.image.value
+    assert base64.b64decode(bundle["image/png"]) == draw_png(explorer.figure)
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.box.model_id
     assert bundle["text/plain"] == repr(explorer)
 

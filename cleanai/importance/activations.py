@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from cleanai.calibration import ChannelStatistics
+from cleanai.checks import check_choice
 from cleanai.errors import InputError
 from cleanai.importance.group import MemberCriterion, ScoredGroup, reduce_parts
 from cleanai.layers import input_weight_norms
@@ -78,8 +79,7 @@ COVERAGE: dict[str, Callable[[ChannelStatistics, float], Tensor]] = {
 
 def check_coverage(metric: str, threshold: float) -> None:
     """A clear error for a metric or a threshold that cannot be used."""
-    if not isinstance(metric, str) or metric not in COVERAGE:
-        raise InputError(f"metric is {metric!r}; use {' or '.join(map(repr, COVERAGE))}")
+    check_choice(metric, COVERAGE, "metric")
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold < math.inf:
         raise InputError(
             f"threshold is {threshold!r}; it must be a number of at least 0, so that a channel that is always 0 is "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cleanai.calibration import ActivationStatistics, ChannelStatistics
+from cleanai.checks import check_choice, suggest_names
 from cleanai.coupling import Group, Member
 from cleanai.errors import InputError
 from cleanai.gradients import GradientStatistics
@@ -67,6 +68,9 @@ class ScoredGroup:
 
     def _parameters(self) -> list[tuple[Member, Tensor]]:
         held = [(member, self.tensors[member.parameter]) for member in self.members]
+        empty = next((member.parameter for member, tensor in held if tensor.is_meta), None)
+        if empty is not None:
+            raise InputError(f"{empty} is on the meta device, so it has no values to score: give the model its weights")
         return [(m, t.detach()) for m, t in held if isinstance(t, nn.Parameter) and t.is_floating_point()]
 
     def sum_positions(self, member: Member, values: Tensor) -> Tensor:
@@ -296,7 +300,7 @@ def check_normalizer(how: Any) -> None:
     if _find_normalizer(how) is None:
         raise InputError(
             f"normalizer is {how!r}; use {', '.join(map(repr, NORMALIZERS))} or 'sentinel:q' with a quantile q in "
-            "(0, 1]"
+            f"(0, 1]{suggest_names(how, NORMALIZERS)}"
         )
 
 
@@ -370,13 +374,17 @@ class MemberCriterion(Criterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.reduction, str) or self.reduction not in REDUCTIONS:
-            raise InputError(f"reduction is {self.reduction!r}; use {' or '.join(map(repr, REDUCTIONS))}")
+        check_choice(self.reduction, REDUCTIONS, "reduction")
 
 
 def thresholds_of(importance: Any) -> tuple[float, ...]:
     """The thresholds above which a criterion wants values counted; 0 if it does not say."""
     return tuple(getattr(importance, "thresholds", ())) or (0.0,)
+
+
+def name_scorer(importance: Any) -> str:
+    """What a scorer is called in messages: a function by its name, which is the same in every process."""
+    return getattr(importance, "__name__", None) or repr(importance)
 
 
 def score_group(importance: Importance, group: ScoredGroup) -> Tensor | None:
@@ -388,13 +396,17 @@ def score_group(importance: Importance, group: ScoredGroup) -> Tensor | None:
         try:
             scores = torch.as_tensor(scores)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{importance!r} returned {type(scores).__name__} for the group {group.name}") from error
+            raise InputError(
+                f"{name_scorer(importance)} returned a {type(scores).__name__} for the group {group.name}: return one "
+                "number for each unit, or None"
+            ) from error
     scores = scores.detach().double().cpu()
     if tuple(scores.shape) != (group.size,):
         raise InputError(
-            f"{importance!r} returned scores of shape {tuple(scores.shape)} for the group {group.name}, which has "
+            f"{name_scorer(importance)} returned scores of shape {tuple(scores.shape)} for the group {group.name}, "
+            "which has "
             f"{group.size} {group.kind}: return one score for each"
         )
     if not bool(scores.isfinite().all()):
-        raise InputError(f"{importance!r} returned NaN or infinite scores for the group {group.name}")
+        raise InputError(f"{name_scorer(importance)} returned NaN or infinite scores for the group {group.name}")
     return scores

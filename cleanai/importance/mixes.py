@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from cleanai.checks import check_iterable
 from cleanai.errors import InputError
 from cleanai.importance.activations import ActivationImportance
 from cleanai.importance.group import (
@@ -58,7 +59,7 @@ class WeightActivationImportance(MemberCriterion):
         super().__post_init__()
         for name in ("weight_ratio", "activation_ratio"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
                 raise InputError(f"{name} is {value!r}; it must lie between 0 and 1")
         if abs(self.weight_ratio + self.activation_ratio - 1) > 1e-9:
             raise InputError(
@@ -104,6 +105,7 @@ class MixedImportance(Criterion):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_normalizer(self.scale)
+        check_iterable(self.terms, "terms", "{name: weight}, e.g. {'coverage': 0.5, 'magnitude': 0.5}")
         pairs = tuple(self.terms.items()) if isinstance(self.terms, Mapping) else tuple(self.terms)
         if not pairs:
             raise InputError("MixedImportance: there are no terms; give e.g. {'coverage': 0.5, 'magnitude': 0.5}")

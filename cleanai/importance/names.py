@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
+from cleanai.checks import suggest_names
 from cleanai.errors import InputError
 from cleanai.importance.group import Importance
 
@@ -27,8 +27,7 @@ def find_importance(importance: Importance | str) -> Importance:
     """The scorer itself, or the one of a name ("magnitude", "wanda", …)."""
     if isinstance(importance, str):
         if importance not in CRITERIA:
-            close = difflib.get_close_matches(importance, CRITERIA, 3, 0.6)
-            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+            hint = suggest_names(importance, CRITERIA)
             raise InputError(f"no importance is named {importance!r}; the names are {', '.join(CRITERIA)}{hint}")
         return CRITERIA[importance]()
     if isinstance(importance, type):

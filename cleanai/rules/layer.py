@@ -114,7 +114,7 @@ class Links:
 
     def input(self, index: int = 0) -> Tensors:
         """A floating-point tensor among the arguments, in order."""
-        return self._inputs[index]
+        return self._pick(self._inputs, index, "arguments")
 
     @property
     def inputs(self) -> Sequence[Tensors]:
@@ -123,12 +123,17 @@ class Links:
 
     def output(self, index: int = 0) -> Tensors:
         """A floating-point tensor among the results, in order."""
-        return self._outputs[index]
+        return self._pick(self._outputs, index, "results")
 
     @property
     def outputs(self) -> Sequence[Tensors]:
         """All of them."""
         return tuple(self._outputs)
+
+    def _pick(self, tensors: Sequence[Tensors], index: int, what: str) -> Tensors:
+        if not -len(tensors) <= index < len(tensors):
+            raise IndexError(f"{self.where} has {len(tensors)} floating-point {what}; there is no number {index}")
+        return tensors[index]
 
     def tensor(self, name: str) -> Tensors:
         """A parameter or buffer of the layer, by its name inside the layer ("weight", "inner.bias")."""

@@ -10,10 +10,11 @@ from torch import nn
 
 from cleanai.analysis import Analysis, analyze_model
 from cleanai.errors import InputError
-from cleanai.graph import Companions, Detail, build_graph, find_companions, list_channels, list_companions
-from cleanai.graph_plot import plot_graph, render_graph
+from cleanai.graph import FROZEN, Companions, Detail, build_graph, find_companions, list_channels, list_companions
+from cleanai.graph_plot import plot_graph, render_graph, write_svg
 from cleanai.rendering import Table
 from cleanai.texts import check_language, say
+from cleanai.widgets.drawing import make_drawing
 from cleanai.widgets.panel import Panel, import_widgets
 
 
@@ -21,8 +22,9 @@ class GraphExplorer(Panel):
     """The dependency graph of a model with controls for a layer's channel or a whole group.
 
     A panel over `cleanai.graph.find_companions`, `cleanai.graph.list_companions` and `cleanai.graph_plot.plot_graph`.
-    The controls are ``what`` ("channel" or "group"), ``layer``, ``channel`` and ``group``; setting their ``value`` does
-    what a user does. ``companions`` holds what is lit, ``figure`` the drawing, ``table`` the slices beside it.
+    A click on a layer in the drawing chooses it, a click on an operation its group. The controls are ``what``
+    ("channel" or "group"), ``layer``, ``channel`` and ``group``; setting their ``value`` does what a user does.
+    ``companions`` holds what is lit, ``figure`` and ``drawing`` the picture, ``table`` the slices beside it.
 
     Args:
         model: a model, or what `cleanai.analyze_model` or a pruner found out about one.
@@ -55,6 +57,17 @@ class GraphExplorer(Panel):
     def __repr__(self) -> str:
         return f"GraphExplorer({self.companions.title})"
 
+    def click(self, node: int) -> None:
+        """Does what a click on a node of ``graph`` does: chooses its layer, or the group of an operation."""
+        clicked = self.graph.nodes[node]
+        owners = [clicked.name, *(name.rpartition(".")[0] for name in clicked.parameters)]
+        layer = next((name for name in owners if name in self._channels), None)
+        groups = [number for number, _ in clicked.groups if number != FROZEN]
+        if layer is not None:
+            self.what.value, self.layer.value = "channel", layer
+        elif groups:
+            self.what.value, self.group.value = "group", self.graph.groups[groups[0]].name
+
     def to_html(self, path: str | Path | None = None) -> str:
         """The drawing and the table as a page of its own, also written to a file when a path is given.
 
@@ -85,14 +98,14 @@ class GraphExplorer(Panel):
         top = self._channels[first] - 1
         self.channel = widgets.IntSlider(value=0, min=0, max=top, description=name("channel"), continuous_update=False)
         self.group = widgets.Dropdown(options=groups, description=name("group"))
-        self.image = widgets.Image(format="png", layout=widgets.Layout(max_width="100%", object_fit="contain"))
+        self.drawing = make_drawing("GraphExplorer", self.click)
         self.table = widgets.HTML()
         self.what.observe(self._on_change, names="value")
         self.layer.observe(self._on_layer, names="value")
         self.channel.observe(self._on_change, names="value")
         self.group.observe(self._on_change, names="value")
         controls = widgets.VBox([self.what, widgets.HBox([self.layer, self.channel, self.group])])
-        self.box = widgets.VBox([controls, self.image, self.table])
+        self.box = widgets.VBox([controls, self.drawing, self.table])
 
     def _on_layer(self, change: Any) -> None:
         """Another layer has other channels; the slider keeps its place as far as there is one."""
@@ -112,7 +125,8 @@ class GraphExplorer(Panel):
             self.companions = list_companions(self.analysis, self.group.value, self.language)
         else:
             self.companions = find_companions(self.analysis, self.layer.value, self.channel.value, self.language)
-        self.show_figure(plot_graph(self.graph, self.companions, language=self.language))
+        self.figure = plot_graph(self.graph, self.companions, language=self.language)
+        self.drawing.svg = write_svg(self.graph, self.figure, self.language)
         self.table.value = render_table(self.companions.to_table())
 
 

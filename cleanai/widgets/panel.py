@@ -29,8 +29,14 @@ def draw_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def make_image(widgets: Any) -> Any:
+    """A picture in its own size, smaller where there is no room."""
+    layout = widgets.Layout(max_width="100%", align_self="flex-start", object_fit="contain")
+    return widgets.Image(format="png", layout=layout)
+
+
 class Panel:
-    """Controls and a picture: ``box`` is the widget, ``image`` shows ``figure``.
+    """Controls and a picture: ``box`` is the widget, ``figure`` the picture, mostly shown by ``image``.
 
     Where no kernel is running (a page, a stored notebook) the picture alone is shown.
     """
@@ -46,4 +52,5 @@ class Panel:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         bundle = dict(self.box._repr_mimebundle_())
-        return {**bundle, "text/plain": repr(self), "image/png": base64.b64encode(self.image.value).decode("ascii")}
+        picture = base64.b64encode(draw_png(self.figure)).decode("ascii")
+        return {**bundle, "text/plain": repr(self), "image/png": picture}
