@@ -2,7 +2,7 @@
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser lint format bench lab dashboard lock refresh clean
+.PHONY: help setup demo test test-browser docs lint format bench lab dashboard lock refresh clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -28,12 +28,16 @@ $(STAMP): pyproject.toml requirements.lock
 demo: $(STAMP) ## prune a network trained on digits and write reports/; ARGS="--data cifar10 --language tr"
 	$(BIN)/cleanai demo $(ARGS)
 
-test: lint ## lint, types, tests, doctests and notebooks; what CI runs
+test: lint docs ## lint, types, documentation, tests, doctests and notebooks; what CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env notebooks/
 
 test-browser: $(STAMP) ## the notebooks in JupyterLab in an installed Chromium or Chrome; screenshots in reports/browser
 	BROWSER_REQUIRED=1 BROWSER_SCREENSHOTS=reports/browser $(BIN)/python -m pytest tests/test_browser.py
+
+docs: $(STAMP) ## the documentation site in docs/_build/html; a warning or a broken link fails
+	$(BIN)/sphinx-build --quiet --jobs auto --fail-on-warning --keep-going -c docs -d docs/_build/doctrees . docs/_build/html
+	$(BIN)/python docs/check_links.py docs/_build/html
 
 lint: $(STAMP) ## style, format and types
 	$(BIN)/ruff check
@@ -64,4 +68,4 @@ lock: ## resolve requirements.lock anew
 		--no-header pyproject.toml -o requirements.lock
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) docs/_build .pytest_cache .ruff_cache .hypothesis

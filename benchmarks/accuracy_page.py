@@ -98,7 +98,7 @@ TEXTS = {
             "Eğitilmiş ağlar her ölçütle, çarp-topla işlemlerinin (MAC) birkaç farklı payına kadar kesildi ve eğitim "
             "gerektirmeyen her yolla onarıldı. Bütün grupların kanalları birlikte sıralandı. Puanlar ve onarımlar "
             "yalnız kalibrasyon görüntülerini görür; etiketlerini yalnız gradyan ölçütleri kullanır. Doğruluklar, "
-            "hiçbir seçimde kullanılmayan test görüntülerinde yüzde olarak ilk tahminin doğruluğudur; MAC, ortaya "
+            "hiçbir seçimde kullanılmayan sınama görüntülerinde yüzde olarak ilk tahminin doğruluğudur; MAC, ortaya "
             "çıkan ağda yeniden sayılır. Bu sayfayı `python -m benchmarks.accuracy --page`, parametreleri ve süreleri "
             "de içeren [results/accuracy.csv](results/accuracy.csv) dosyasından üretir."
         ),
@@ -107,7 +107,7 @@ TEXTS = {
             "Komut:"
         ),
         "subject": (
-            "Önce: **{accuracy}**; {macs} MAC, {parameters} parametre, {test} test görüntüsü ({data}). Kalibrasyon: "
+            "Önce: **{accuracy}**; {macs} MAC, {parameters} parametre, {test} sınama görüntüsü ({data}). Kalibrasyon: "
             "{calibration} görüntü{mirror}."
         ),
         "mirrored": " ve ayna görüntüleri",

@@ -1,23 +1,29 @@
-"""Everything measured that the READMEs show: results of demos and experiments, the tables made of them, the picture.
+"""Everything measured that the READMEs and the guide show: results of demos and experiments, the tables made of them,
+the picture.
 
-    python docs/refresh.py              # table and pictures from docs/results/
+    python docs/refresh.py              # tables and pictures from docs/results/ and data/results/
     python docs/refresh.py --measure    # run both demos first; the second needs CIFAR-10 (see data/README.md)
 
-`tests/test_readme.py` holds the READMEs to what is made here.
+A table stands between ``<!-- NAME: command -->`` and ``<!-- end of NAME -->``. `tests/test_documents.py` holds the
+documents to what is made here.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 
 from cleanai import Report
 from cleanai.demo import run_demo
-from cleanai.experiments import ExperimentResults
+from cleanai.experiments import ExperimentResults, load_results
 from cleanai.experiments.results import FINETUNED, ORIGINAL, PRUNED
 from cleanai.experiments.tables import method_label, summarize, write_accuracy
 from cleanai.plots import plot_kept_channels, plot_metrics
@@ -25,15 +31,24 @@ from cleanai.rendering import metrics_table
 from cleanai.texts import percent, say, term, whole_number
 
 ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # for benchmarks, whose results are shown, and the order of the files
+
+from layout import INSIDE, ORDER  # noqa: E402
+
+from benchmarks import peers_page, performance_page  # noqa: E402
+
 RESULTS = ROOT / "docs" / "results"
 IMAGES = ROOT / "docs" / "images"
-README = {"en": ROOT / "README.md", "tr": ROOT / "README.tr.md"}
+GUIDE = ROOT / "docs" / "guide"
+DOCUMENTS = {
+    "en": [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(GUIDE.glob("*.md"))],
+    "tr": [ROOT / "README.tr.md", *sorted((GUIDE / "tr").glob("*.md"))],
+}
 DEMOS = ("digits", "cifar10")
 ROWS = ("Parameters", "MACs", "Latency", "Accuracy")
 EXPERIMENTS = ROOT / "data" / "results" / "reports"
-MARKED, MARKED_EXPERIMENTS = (
-    re.compile(rf"(?<=<!-- {name}: python docs/refresh\.py -->\n\n).*?(?=\n<!-- end of {name} -->)", re.DOTALL)
-    for name in ("results", "experiments")
+MARKED = re.compile(
+    r"(?P<before><!-- (?P<name>\w+): [^\n]+ -->\n\n).*?(?P<after>\n<!-- end of (?P=name) -->)", re.DOTALL
 )
 
 
@@ -69,8 +84,7 @@ def results_table(language: str) -> str:
 
 def load_experiments() -> list[ExperimentResults]:
     """The kept results of all experiments, scenario by scenario."""
-    configs = sorted(EXPERIMENTS.glob("TS*_config.json"))
-    return [ExperimentResults.load(path.with_name(path.name.replace("_config", ""))) for path in configs]
+    return list(load_results(EXPERIMENTS).values())
 
 
 def experiments_table(language: str) -> str:
@@ -80,8 +94,9 @@ def experiments_table(language: str) -> str:
         "tr": ("deney", "yöntem", "özgün", "budanmış", "ince ayarlı", "parametre", "FLOP"),
     }[language]
     lines = ["| " + " | ".join(heads) + " |", "| --- | --- |" + " ---: |" * 5]
+    up = {"en": "../../", "tr": "../../../"}[language]  # from docs/guide and docs/guide/tr
     for results in load_experiments():
-        link = f"[{results.name.replace('_', ' ')}](data/results/reports/{results.name}.pdf)"
+        link = f"[{results.name.replace('_', ' ')}]({up}data/results/reports/{results.name}.pdf)"
         for method, result in results.methods.items():
             accuracies = [
                 write_accuracy(result.report.metrics.get(stage), language) for stage in (ORIGINAL, PRUNED, FINETUNED)
@@ -93,10 +108,72 @@ def experiments_table(language: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def layout_table(language: str) -> str:
+    """One line for each file of the package, in the order of imports: the first of its docstring."""
+    assert language == "en", "CONTRIBUTING.md is in English"
+    package = ROOT / "cleanai"
+    lines = ["| file in `cleanai/` | what is in it |", "| --- | --- |"]
+    for name in ORDER:
+        inside = [package / name / f"{part}.py" for part in ("__init__", *INSIDE[name][:-1])] if name in INSIDE else []
+        for path in inside or [package / f"{name}.py"]:
+            said = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
+            words = " ".join(said.split()).replace("``", "`")
+            lines.append(f"| `{path.relative_to(package).as_posix()}` | {words} |")
+    return "\n".join(lines) + "\n"
+
+
 def _name(report: Report) -> str:
     samples = whole_number(report.metrics["original"].samples or 0, report.language)
     images = {"en": "test images", "tr": "sınama görüntüsü"}[report.language]
     return f"**{report.model_name.replace('_', '-')}**, {samples} {images}"
+
+
+FLOW = (  # stage, what it gives, the module that does it
+    ("trace", "operations with\nshapes and parameters", "trace"),
+    ("couple", "groups of channels\nthat go together", "fields, rules, coupling"),
+    ("calibrate", "sums per channel,\nno activations kept", "calibration, gradients"),
+    ("score", "one number per unit,\nhigher = keep", "importance"),
+    ("select", "units that go,\nbudget met", "select, cost"),
+    ("plan", "inert data: prints,\nsaves, replays", "plan"),
+    ("slice", "a smaller model", "slicing, fitting"),
+    ("verify", "proof: equal to the\nmasked original", "masking, verify"),
+    ("recover", "weights repaired\nwithout labels", "recover"),
+    ("report", "tables, figures,\nreasons", "evaluate, report"),
+)
+
+
+def draw_flow() -> Path:
+    """The picture of the architecture page: the pipeline, what each stage gives, and where it lives."""
+    figure = Figure(figsize=(13, 4.6))
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, 5), ylim=(0, 2))
+    ax.axis("off")
+    for position, (stage, gives, modules) in enumerate(FLOW):
+        row, column = divmod(position, 5)
+        x, y = column + 0.5, 1.5 - row
+        ax.add_patch(
+            FancyBboxPatch(
+                (x - 0.38, y - 0.33), 0.76, 0.66, "round,pad=0,rounding_size=0.06", fc="#eef3fa", ec="#4c72b0"
+            )
+        )
+        ax.text(x, y + 0.17, stage, ha="center", va="center", fontsize=14, weight="bold")
+        ax.text(x, y - 0.05, gives, ha="center", va="center", fontsize=10.5)
+        ax.text(x, y - 0.25, modules, ha="center", va="center", fontsize=9, color="#555555", family="monospace")
+        if position and column:
+            ax.annotate(
+                "", (x - 0.385, y), (x - 0.615, y), arrowprops={"arrowstyle": "-|>", "color": "#4c72b0", "lw": 1.8}
+            )
+    turn = {
+        "arrowstyle": "-|>",
+        "color": "#4c72b0",
+        "lw": 1.8,
+        "connectionstyle": "arc,angleA=-90,angleB=90,armA=26,armB=26,rad=6",
+    }
+    ax.annotate("", (0.5, 0.84), (4.5, 1.16), arrowprops=turn)
+    path = IMAGES / "data_flow.svg"
+    with matplotlib.rc_context({"svg.hashsalt": "data flow"}):
+        figure.savefig(path, metadata={"Date": None})
+    return path
 
 
 def draw_picture(language: str) -> Path:
@@ -112,15 +189,29 @@ def draw_picture(language: str) -> Path:
     return path
 
 
+MAKERS: dict[str, Callable[[str], str]] = {
+    "results": results_table,
+    "experiments": experiments_table,
+    "peers": peers_page.readme_table,
+    "performance": performance_page.make_table,
+    "layout": layout_table,
+}
+
+
+def fill(text: str, language: str) -> str:
+    """A document with its tables made anew."""
+    return MARKED.sub(lambda found: found["before"] + MAKERS[found["name"]](language) + found["after"], text)
+
+
 def main() -> None:
+    """The command."""
     if "--measure" in sys.argv[1:]:
         measure()
-    for language, path in README.items():
+    draw_flow()
+    for language, paths in DOCUMENTS.items():
         draw_picture(language)
-        text = path.read_text(encoding="utf-8")
-        text = MARKED.sub(lambda _, language=language: results_table(language), text)
-        text = MARKED_EXPERIMENTS.sub(lambda _, language=language: experiments_table(language), text)
-        path.write_text(text, encoding="utf-8")
+        for path in paths:
+            path.write_text(fill(path.read_text(encoding="utf-8"), language), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,5 +11,6 @@ SKIPPED = (
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Tells nbval which kinds of output it does not compare."""
     if isinstance(collector, IPyNbFile):
         collector.skip_compare = collector.skip_compare + SKIPPED  # ty: ignore[invalid-assignment]  (nbval types the length)
