@@ -26,7 +26,14 @@ from cleanai.verify import try_plan
 
 @dataclass
 class Analysis:
-    """What is known of a model before anything is chosen: its groups, what is frozen, and how its sizes follow."""
+    """What is known of a model before anything is chosen: its groups, what is frozen, and how its sizes follow.
+
+    Attributes:
+        coupling: the labels of the trace, resolved into groups (see `cleanai.coupling.Coupling`).
+        fitting: which attributes follow a cut, found by cuts that were tried on a stand-in.
+        warnings: what the user should know, as sentences: layers that the example inputs do not reach.
+        ignored: the paths of the modules that must not be touched.
+    """
 
     coupling: Coupling
     fitting: Fitting
@@ -75,7 +82,18 @@ def analyze_model(
     """Traces a model, finds its groups, and tries a small cut in each on a stand-in; the model is left as it was.
 
     Parameters that the evaluation forward does not reach are looked for in the training forward (auxiliary heads).
-    ``ignored`` are module paths that must not be touched.
+    `StructuredPruner` does all this; on its own it answers what could be pruned at all.
+
+    Args:
+        model: any module whose forward autograd can record.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments.
+        forward_fn: ``forward_fn(model, example_inputs)`` in place of ``model(example_inputs)``.
+        output_transform: picks the differentiable part of the model's output.
+        ignored: the paths of modules whose tensors must not be touched.
+
+    Returns:
+        A record with ``groups`` (each with its ``name``, ``kind`` and ``size`` in units), ``frozen`` (layers that stay
+        whole, each with its ``reason``), ``blocks`` (residual blocks that can be dropped) and ``warnings``.
 
     Raises:
         InputError: the example inputs do not fit the model.
@@ -83,16 +101,20 @@ def analyze_model(
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> [(group.name, group.size) for group in analyze_model(net, torch.randn(1, 3)).groups]
-        [('0', 8)]
+        >>> found = analyze_model(net, torch.randn(1, 3))
+        >>> [(group.name, group.kind, group.size) for group in found.groups]
+        [('0', 'channels', 8)]
+        >>> for frozen in found.frozen:
+        ...     print(frozen.layers, frozen.reason)
+        ('0',) Addmm in 0 combines it with the input of the model
+        ('2',) the output of the model
     """
     options: dict[str, Any] = {"forward_fn": forward_fn, "output_transform": output_transform}
     try:
         traces = [trace_model(model, example_inputs, **options)]
-    except TraceError as error:
-        if "no output" in str(error):
-            raise
-        raise InputError(f"example_inputs do not fit the model: {error}") from error
+    except ForwardFailed as error:
+        hint = _hint_at_kind(example_inputs) if isinstance(error.__cause__, TypeError) else ""
+        raise InputError(f"example_inputs do not fit the model: {error}{hint}") from error
     if traces[0].method == "meta" and needs_values(traces[0]) and not _is_on_meta(model):
         with contextlib.suppress(TraceError):  # what needs values stays frozen
             traces = [trace_model(model, example_inputs, method="real", **options)]
@@ -123,6 +145,17 @@ def analyze_model(
     _refuse_unproven(fitting, options)
     _freeze_single_units(coupling)
     return Analysis(coupling, fitting, tuple(warnings), tuple(ignored))
+
+
+def _hint_at_kind(example_inputs: Any) -> str:
+    """What to add where a forward did not take its arguments: how they are handed to it."""
+    if isinstance(example_inputs, Tensor):
+        return ""
+    if type(example_inputs) is tuple:
+        return "; a tuple holds the positional arguments of the forward, without labels"
+    if isinstance(example_inputs, Mapping):
+        return "; a dict holds the keyword arguments of the forward"
+    return "; give a tensor, a tuple of positional arguments or a dict of keyword arguments"
 
 
 def _is_on_meta(model: nn.Module) -> bool:

@@ -34,9 +34,18 @@ _PIECE = 2**18
 class ChannelStatistics:
     """Sums over samples and positions for each channel of a layer's input or output.
 
-    ``count`` is how many values each channel had; ``total``, ``absolute`` and ``square`` (float64, shape [channels])
-    are the sums of x, of its absolute value and of x²; ``low`` and ``high`` the smallest and the largest x; ``above``
-    how many values were larger than each threshold.
+    All tensors have the shape [channels]; those of x are float64.
+
+    Attributes:
+        count: how many values each channel had.
+        total, absolute, square: the sums of x, of ``|x|`` and of x².
+        low, high: the smallest and the largest x.
+        above: {threshold: how many values were larger}.
+
+    Example:
+        >>> seen = ChannelStatistics.of(torch.tensor([[1.0, -2.0], [3.0, 0.0]]), dim=1)  # 2 samples, 2 channels
+        >>> seen.mean.tolist(), seen.mean_absolute.tolist(), seen.frequency().tolist()
+        ([2.0, -1.0], [2.0, 1.0], [1.0, 0.0])
     """
 
     count: int
@@ -103,7 +112,7 @@ class ChannelStatistics:
 
     @property
     def mean_absolute(self) -> Tensor:
-        """E[|x|] of each channel."""
+        """``E[|x|]`` of each channel."""
         return self.absolute / self.count
 
     @property
@@ -118,7 +127,7 @@ class ChannelStatistics:
 
     @property
     def largest(self) -> Tensor:
-        """max |x| of each channel."""
+        """``max |x|`` of each channel."""
         return torch.maximum(-self.low, self.high)
 
     def frequency(self, threshold: float = 0.0) -> Tensor:
@@ -160,13 +169,31 @@ class BlockStatistics:
 
     @property
     def influence(self) -> float:
-        """1 - E[cos(input, output)]: 0 for a block that changes nothing."""
+        """1 - E[cos(x, y)] for what goes into the block and what comes out: 0 for a block that changes nothing."""
         return 1 - self.cosines / self.count if self.count else 0.0
 
 
 @dataclass
 class ActivationStatistics:
-    """What a calibration pass saw: statistics for the channels of each layer, and for residual blocks by path."""
+    """What a calibration pass saw: statistics for the channels of each layer, and for residual blocks by path.
+
+    Attributes:
+        sides: {(layer path, "input" or "output"): sums over samples and positions, float64, shape [channels]}.
+        batches, samples: how many of each were seen.
+        blocks: {block path: how alike its input and output are}, where blocks were watched.
+        moments: {layer path: second moments of what it reads}, where a criterion asked for them.
+
+    Example:
+        >>> from cleanai import collect_statistics
+        >>> layer = nn.Linear(2, 1)
+        >>> morning = collect_statistics(layer, [torch.tensor([[1.0, -2.0]])], progress=False)
+        >>> evening = collect_statistics(layer, [torch.tensor([[3.0, 0.0]])], progress=False)
+        >>> both = morning.merge(evening)
+        >>> both
+        ActivationStatistics(1 layers, 2 batches, 2 samples)
+        >>> both.get("", "input").mean_absolute.tolist()
+        [2.0, 1.0]
+    """
 
     sides: dict[Side, ChannelStatistics]
     batches: int = 0
@@ -175,11 +202,15 @@ class ActivationStatistics:
     moments: dict[str, LayerMoments] = field(default_factory=dict)
 
     def get(self, layer: str, side: str) -> ChannelStatistics | None:
-        """The statistics of a layer's "input" or "output" channels, or None."""
+        """The statistics of a ``layer``'s channels on a ``side``, "input" or "output"; None if it was not watched."""
         return self.sides.get((layer, side))
 
     def merge(self, other: ActivationStatistics) -> ActivationStatistics:
-        """The statistics of two passes (shards of the data) together."""
+        """The statistics of this pass and an ``other`` (shards of the data), as one pass over both would give them.
+
+        Raises:
+            InputError: they counted what lies above different thresholds.
+        """
         sides = dict(self.sides)
         for key, value in other.sides.items():
             sides[key] = sides[key].merge(value) if key in sides else value
@@ -192,7 +223,7 @@ class ActivationStatistics:
         return ActivationStatistics(sides, self.batches + other.batches, self.samples + other.samples, blocks, moments)
 
     def after(self, kept: Mapping[Side, Tensor]) -> ActivationStatistics:
-        """The statistics of the channels that a cut kept ({side: positions})."""
+        """The statistics of the channels that a cut ``kept``: {(layer, side): positions}; other layers as they are."""
         sides = {key: value.keep(kept[key]) if key in kept else value for key, value in self.sides.items()}
         moments = {
             path: left
@@ -242,11 +273,14 @@ def collect_statistics(
     """One pass over a loader, with hooks on every convolution and linear layer.
 
     Memory does not grow with the number of batches. The model runs in evaluation mode without gradients and is left as
-    it was, whatever happens.
+    it was, whatever happens. `StructuredPruner.collect_activations` is this for the model of a pruner.
 
     Args:
+        model: any model; batches are moved to its device.
         loader: yields tensors, (inputs, labels) pairs, tuples or dicts (labels are left out).
+        example_inputs: tells how many of a batch's tensors are inputs; without them all but the labels are.
         num_batches: at most so many batches; None for all.
+        forward_fn: ``forward_fn(model, inputs)`` in place of ``model(inputs)``.
         progress: True or False for a progress bar; None shows one on terminals.
         blocks: residual blocks to watch, with the dimension of their channels ({path: dimension or None}).
         thresholds: for each of these, how many values are larger is counted too.
@@ -254,14 +288,19 @@ def collect_statistics(
         stages: the blocks whose second moments are wanted (see `cleanai.moments.MomentWatch`); needs the memory of the
             square of each layer's columns.
 
+    Returns:
+        The statistics of each layer's input and output channels, summed over samples and positions.
+
     Raises:
-        InputError: the loader is empty, or an activation is NaN or infinite (the layer is named).
+        InputError: the loader is empty, a batch does not fit the model, a threshold is no finite number, or an
+            activation is NaN or infinite (the layer is named).
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> statistics = collect_statistics(net, [torch.ones(5, 3)], progress=False)
-        >>> statistics.get("2", "input").count
-        5
+        >>> read = statistics.get("2", "input")
+        >>> read.count, read.mean_absolute.shape
+        (5, torch.Size([4]))
     """
     thresholds = check_thresholds(thresholds)
     sides: dict[Side, ChannelStatistics] = {}

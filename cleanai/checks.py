@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,9 @@ def check_flag(value: Any, name: str) -> bool:
 def check_model(model: Any) -> None:
     """Raises `InputError` for what is no module."""
     if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}; give a torch.nn.Module")
+        remedy = " that has loaded it" if isinstance(model, Mapping) else ""  # a state dict
+        remedy = f", such as an instance of {model.__name__}" if isinstance(model, type) else remedy
+        raise InputError(f"model is a {type(model).__name__}; give a torch.nn.Module{remedy}")
 
 
 def check_plain(model: Any) -> None:
@@ -81,14 +83,18 @@ def check_plain(model: Any) -> None:
         inside = _WRAPPERS.get(type(module).__name__)
         if inside is not None and inside in module._modules:
             raise InputError(
-                f"model is wrapped in a {type(module).__name__}; prune the model inside ({inside}), then wrap it again"
+                f"model is wrapped in {type(module).__name__}; prune the model inside ({inside}), then wrap it again"
             )
+    # By name: torch.distributed.tensor is imported only by those who shard.
+    sharded = next((name for name, each in model.named_parameters() if type(each).__name__ == "DTensor"), None)
+    if sharded is not None:
+        raise InputError(f"{sharded} is sharded over processes (a DTensor); prune the whole model, then shard it")
 
 
 _WRAPPERS = {
     "DataParallel": "module",
     "DistributedDataParallel": "module",
-    "FullyShardedDataParallel": "module",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
     "OptimizedModule": "_orig_mod",
 }
 """Where wrappers keep the model; that of torch.compile is imported only by those who compile."""

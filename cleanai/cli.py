@@ -35,7 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands and options."""
-    parser = argparse.ArgumentParser(prog="cleanai", description="Structured pruning for PyTorch, proven correct.")
+    parser = argparse.ArgumentParser(
+        prog="cleanai",
+        description="Structured pruning for PyTorch, proven correct.",
+        epilog="`cleanai COMMAND --help` says what a command does and what it takes; begin with `cleanai demo`.",
+    )
     parser.add_argument("--version", action="version", version=f"cleanai {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
     _add_demo(commands)
@@ -138,7 +142,7 @@ def _run_demo(options: argparse.Namespace) -> None:
     run_demo(options.data, ratio=options.ratio, output=options.output, language=options.language, seed=options.seed)
 
 
-def _read_settings(options: argparse.Namespace) -> dict[str, Any]:
+def read_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given, with those that have an option of their own."""
     from cleanai.experiments.config import parse_settings
 
@@ -161,14 +165,14 @@ def _run_scenario(options: argparse.Namespace) -> None:
         output=options.output,
         overwrite=options.overwrite,
         prepared=options.prepared,
-        **_read_settings(options),
+        **read_settings(options),
     )
 
 
 def _run_sweep(options: argparse.Namespace) -> None:
     from cleanai.experiments import make_config, run_sweep
 
-    config = make_config(options.scenario, options.profile, **_read_settings(options))
+    config = make_config(options.scenario, options.profile, **read_settings(options))
     run_sweep(
         config,
         ratios=options.ratios,

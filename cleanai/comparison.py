@@ -17,7 +17,8 @@ from cleanai.checks import check_iterable
 from cleanai.errors import InputError
 from cleanai.evaluate import Evaluation, count_macs, evaluate_model
 from cleanai.fields import IntArray
-from cleanai.importance import Importance, MixedImportance, ScoredGroup, find_importance, score_group
+from cleanai.importance import Importance, MixedImportance, ScoredGroup, find_importance
+from cleanai.importance.group import score_group
 from cleanai.pruner import StructuredPruner
 from cleanai.recover import check_method
 from cleanai.rendering import Table
@@ -25,6 +26,8 @@ from cleanai.texts import MISSING, local_number, percent, say, term, whole_numbe
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = ["Contrast", "CriteriaComparison", "CutAccuracies", "Overlap", "compare_criteria", "measure_criteria"]
 
 COVERAGE_CRITERIA = {
     "normalized_mean": "coverage",
@@ -75,6 +78,10 @@ class Overlap:
         first, second: how many units each removes, over all groups.
         shared: how many both do.
         expected: the mean Jaccard index of two random choices of as many units of each group as the two take there.
+
+    Example:
+        >>> Overlap(first=4, second=4, shared=2, expected=0.2).jaccard == 2 / 6
+        True
     """
 
     first: int
@@ -84,7 +91,7 @@ class Overlap:
 
     @property
     def jaccard(self) -> float:
-        """|A ∩ B| / |A ∪ B|, in [0, 1]; 1 where neither removes anything."""
+        """``|A ∩ B| / |A ∪ B|``, in [0, 1]; 1 where neither removes anything."""
         return _jaccard(self.shared, self.first + self.second)
 
 
@@ -100,7 +107,11 @@ class Contrast:
         first, second, ratio, global_pruning: what was asked.
         agreement: their rank agreement over all groups.
         overlap: what they remove in common.
-        chosen: {criterion: {group: the units it removes}}.
+        chosen: {criterion: {group: the units it removes}}, as `CriteriaComparison.contrast` gives them.
+
+    Example:
+        >>> Contrast("wanda", "l1", 0.3, False, 0.25, Overlap(4, 4, 2, 0.2), chosen={}).describe()
+        'WANDA and l1: rank agreement 0.25, 33 % removed in common (by chance 20 %)'
     """
 
     first: str
@@ -131,9 +142,12 @@ class Contrast:
 class CriteriaComparison:
     """The scores of every unit by every criterion, and what follows from them; nothing of the model changes with it.
 
+    `compare_criteria` makes it.
+
     Attributes:
         criteria: the criteria by name.
-        scores: {criterion: {group: scores, shape [size], higher = keep; None where it does not see the group}}.
+        scores: {criterion: {group: scores, float64, shape [size], higher = keep; None where it does not see the
+            group}}.
 
     Example:
         >>> import torch
@@ -188,11 +202,15 @@ class CriteriaComparison:
         return name
 
     def mix(self, name: str, weights: Mapping[str, float], **options: Any) -> CriteriaComparison:
-        """The same with one more criterion (or another of that name): a mix of criteria that are compared already.
+        """The same with one more criterion (or another of that ``name``): a mix of criteria that are compared already.
 
-        As `cleanai.MixedImportance` mixes them, from their scores: Σ weight · score / mean |score| in each group; terms
-        with the weight 0 are left out, ``options`` are those of `cleanai.MixedImportance`. ``{"magnitude": α,
-        "activation": 1 - α}`` is `cleanai.WeightActivationImportance`.
+        As `cleanai.MixedImportance` mixes them, from their scores: ``Σ weight · score / mean |score|`` in each group.
+        ``{"magnitude": α, "activation": 1 - α}`` is `cleanai.WeightActivationImportance`.
+
+        Args:
+            name: what the mix is called.
+            weights: {criterion: weight}; terms with the weight 0 are left out.
+            options: those of `cleanai.MixedImportance`.
 
         Raises:
             InputError: a term is not compared, or no weight is positive.
@@ -214,16 +232,24 @@ class CriteriaComparison:
     # ------------------------------------------------------------------------------------------------------ agreement
 
     def rank_agreement(self, first: str, second: str, group: str | None = None) -> float:
-        """Spearman's rank correlation of two criteria, -1 to 1: within one group, or on average over all.
+        """Spearman's rank correlation of two criteria, -1 to 1: within one ``group``, or on average over all.
 
-        Within a group it is Pearson's correlation of the ranks, where units with equal scores share the mean of their
-        ranks. It is NaN where a criterion does not see the group or scores all its units alike. Over all groups it is
-        the mean of theirs, weighted by how many units they have; groups where it is NaN are left out.
+        Within a group it is Pearson's correlation of the ranks that ``first`` and ``second`` give, where units with
+        equal scores share the mean of their ranks. It is NaN where a criterion does not see the group or scores all its
+        units alike. Over all groups it is the mean of theirs, weighted by how many units they have; groups where it is
+        NaN are left out.
+
+        Raises:
+            InputError: no such criterion or group.
         """
         return float(self._agree((first, second), group)[0, 1])
 
     def agreement_matrix(self, group: str | None = None) -> np.ndarray:
-        """`rank_agreement` of every two criteria: shape [criteria, criteria], in the order of `names`."""
+        """`rank_agreement` of every two criteria in a ``group`` (None: all): shape [criteria, criteria], as in `names`.
+
+        Raises:
+            InputError: no such group.
+        """
         return self._agree(self.names, group)
 
     def _agree(self, names: Sequence[str], group: str | None) -> np.ndarray:
@@ -242,6 +268,11 @@ class CriteriaComparison:
         What `StructuredPruner.select_units` chooses for this criterion and ratio, everything else being as in the
         pruner that was compared (target, limits, ratios of single layers).
 
+        Args:
+            criterion: one of `names`.
+            ratio: the share of the pruner's target to remove, in [0, 1).
+            global_pruning: rank the units of all groups together.
+
         Raises:
             InputError: no such criterion, or a ratio outside [0, 1).
         """
@@ -253,12 +284,18 @@ class CriteriaComparison:
         return dict(self._chosen[key])
 
     def removed_shares(self, criterion: str, ratio: float, *, global_pruning: bool = False) -> dict[str, float]:
-        """The share of each group's units that a criterion would remove: {group: 0 to 1}."""
+        """The share of each group's units that a criterion would remove: {group: 0 to 1}.
+
+        ``criterion``, ``ratio``, ``global_pruning`` and errors are those of `choose`.
+        """
         chosen = self.choose(criterion, ratio, global_pruning=global_pruning)
         return {name: len(units) / self.sizes[name] for name, units in chosen.items()}
 
     def overlap(self, first: str, second: str, ratio: float, *, global_pruning: bool = False) -> Overlap:
-        """What two criteria would remove in common, over all groups, with what chance alone would give."""
+        """What two criteria would remove in common, over all groups, with what chance alone would give.
+
+        ``first`` and ``second`` are criteria; ``ratio``, ``global_pruning`` and errors are those of `choose`.
+        """
         sets = [self.choose(name, ratio, global_pruning=global_pruning) for name in (first, second)]
         return self._overlap(*sets)
 
@@ -268,7 +305,10 @@ class CriteriaComparison:
         return Overlap(sum(a for _, a, _ in counts), sum(b for _, _, b in counts), shared, _expect_jaccard(counts))
 
     def contrast(self, first: str, second: str, ratio: float, *, global_pruning: bool = False) -> Contrast:
-        """Two criteria side by side: what each would remove, and how alike they are."""
+        """Two criteria side by side: what each would remove, and how alike they are.
+
+        ``first`` and ``second`` are criteria; ``ratio``, ``global_pruning`` and errors are those of `choose`.
+        """
         chosen = {
             name: self.choose(name, ratio, global_pruning=global_pruning) for name in dict.fromkeys((first, second))
         }
@@ -276,7 +316,10 @@ class CriteriaComparison:
         return Contrast(first, second, ratio, global_pruning, self.rank_agreement(first, second), overlap, chosen)
 
     def overlaps(self, ratio: float, *, global_pruning: bool = False) -> list[list[Overlap]]:
-        """The `overlap` of every two criteria, in the order of `names`."""
+        """The `overlap` of every two criteria, in the order of `names`.
+
+        ``ratio``, ``global_pruning`` and errors are those of `choose`.
+        """
         sets = [self.choose(name, ratio, global_pruning=global_pruning) for name in self.names]
         return [[self._overlap(first, second) for second in sets] for first in sets]
 
@@ -331,8 +374,23 @@ def compare_criteria(
             criterion and ratio do not matter, and nothing of it changes.
         criteria: {name: criterion or its name}, or names; `STANDARD_CRITERIA` if left out.
 
+    Returns:
+        The scores, with what the criteria have in common and what each would remove.
+
     Raises:
         InputError: there is no criterion, or one needs activations or gradients that were not collected.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruner = StructuredPruner(net, torch.randn(1, 3))
+        >>> _ = pruner.collect_activations([torch.randn(64, 3)], progress=False)
+        >>> comparison = compare_criteria(pruner, ["magnitude", "wanda"])
+        >>> comparison.names, comparison.scores["wanda"]["0"].shape
+        (('magnitude', 'wanda'), torch.Size([8]))
+        >>> -1 <= comparison.rank_agreement("magnitude", "wanda") <= 1
+        True
     """
     found = find_criteria(criteria)
     _check_pruner(pruner)
@@ -390,7 +448,23 @@ class CutAccuracy:
 
 @dataclass(frozen=True, repr=False)
 class CutAccuracies:
-    """The accuracies after several cuts, by criterion, ratio and repair, and ``original`` before any."""
+    """The accuracies after several cuts, by criterion, ratio and repair; `measure_criteria` makes them.
+
+    Attributes:
+        points: one record per cut: ``criterion``, ``ratio``, ``repair``, ``accuracy`` in percent, and the shares of the
+            original's ``macs`` and ``units`` that are left.
+        original: the accuracy before any cut, in percent.
+        samples: how many rows of the test data it was measured on.
+
+    Example:
+        >>> from cleanai.comparison import CutAccuracy
+        >>> cuts = [CutAccuracy(name, 0.5, "none", left, 0.27, 0.5) for name, left in (("l1", 71.0), ("random", 40.0))]
+        >>> accuracies = CutAccuracies(tuple(cuts), original=93.0, samples=10_000)
+        >>> accuracies
+        CutAccuracies(2 cuts, 10000 samples)
+        >>> accuracies.best(0.5).criterion, accuracies.point("random", 0.5).accuracy
+        ('l1', 40.0)
+    """
 
     points: tuple[CutAccuracy, ...]
     original: float
@@ -415,7 +489,7 @@ class CutAccuracies:
         return tuple(dict.fromkeys(point.repair for point in self.points))
 
     def point(self, criterion: str, ratio: float, repair: str = "none") -> CutAccuracy:
-        """What one cut left.
+        """What one cut left, by its ``criterion``, ``ratio`` and ``repair``.
 
         Raises:
             InputError: it was not made.
@@ -430,17 +504,21 @@ class CutAccuracies:
         )
 
     def best(self, ratio: float, repair: str = "none") -> CutAccuracy:
-        """The cut that left most accuracy at a ratio; the first of those at a tie."""
+        """The cut that left most accuracy at a ``ratio`` with a ``repair``; the first of those at a tie.
+
+        Raises:
+            InputError: no cut of this ratio and repair was made.
+        """
         return max((self.point(name, ratio, repair) for name in self.criteria), key=lambda point: point.accuracy)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per cut."""
+        """One row per cut, with the columns criterion, ratio, repair, accuracy, macs and units."""
         import pandas as pd
 
         return pd.DataFrame([asdict(point) for point in self.points])
 
     def to_table(self, language: str = "en") -> Table:
-        """One row per criterion, one column per ratio and repair: accuracy in percent."""
+        """One row per criterion, one column per ratio and repair: accuracy in percent; ``language`` is "en" or "tr"."""
         columns = [(ratio, repair) for repair in self.repairs for ratio in self.ratios]
         heads = [f"{percent(ratio, language, digits=0)}, {label_repair(repair, language)}" for ratio, repair in columns]
         rows = [
@@ -481,7 +559,7 @@ def measure_criteria(
     """Prunes copies of a pruner's model by several criteria, and measures them as cut and as repaired.
 
     Every cut is made by ``pruner.vary(…).prune()``: planned, sliced, proven unless the pruner has ``verify=False``, and
-    repaired on the data given to `collect_activations`.
+    repaired on the data given to `StructuredPruner.collect_activations`.
 
     Args:
         pruner: gives everything but criterion, ratio and repair; nothing of it changes.
@@ -491,8 +569,25 @@ def measure_criteria(
         repairs: "none" and other methods of `cleanai.recover_model`.
         progress: True or False for a progress bar; None shows one on terminals.
 
+    Returns:
+        The accuracy after each cut, in percent, and that of the original.
+
     Raises:
-        InputError: as in `compare_criteria`, or repairs before `collect_activations`.
+        InputError: as in `compare_criteria`, labels that are no classes, or repairs before
+            `StructuredPruner.collect_activations`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruner, x = StructuredPruner(net, torch.randn(1, 3)), torch.randn(64, 3)
+        >>> _ = pruner.collect_activations([x], progress=False)
+        >>> test_data = [(x, net(x).argmax(1))]  # what the network says itself
+        >>> found = measure_criteria(pruner, test_data, ["magnitude", "random"], ratios=[0.5], progress=False)
+        >>> found.original, found.criteria, found.repairs
+        (100.0, ('magnitude', 'random'), ('none', 'least_squares'))
+        >>> found.point("magnitude", 0.5).units
+        0.5
     """
     found = find_criteria(criteria)
     _check_pruner(pruner)

@@ -43,6 +43,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+__all__ = [
+    "plot_contrast",
+    "plot_cut_accuracy",
+    "plot_overlap",
+    "plot_rank_agreement",
+    "plot_removed_shares",
+    "plot_score_comparison",
+]
+
 _WIDTH = 8.0
 _NAME_LETTERS = 24
 _RANDOM = "random"
@@ -66,10 +75,29 @@ def plot_score_comparison(
     """Histograms of the scores of one group, one panel per criterion, with what each would remove.
 
     Where a criterion removes part of the group, the cut is marked as in `cleanai.plots.plot_score_distributions`.
-    Criteria that do not see the group are left out. With ``ax``, only the first is drawn.
+    Criteria that do not see the group are left out.
+
+    Args:
+        comparison: of `cleanai.compare_criteria`.
+        group: the group's name.
+        criteria: the names of those to show; None shows all.
+        ratio: the share of the pruner's target (channels, if nothing else was asked) that each would remove, below 1.
+        global_pruning: rank the units of all groups together.
+        language: "en" or "tr".
+        ax: axes to draw the first criterion alone on; None makes a figure.
 
     Raises:
-        InputError: no such group or criterion, or none of them sees the group.
+        InputError: no such group or criterion, none of them sees the group, or a ratio outside [0, 1).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, compare_criteria
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> comparison = compare_criteria(StructuredPruner(net, torch.randn(1, 3)), ["l1", "l2", "random"])
+        >>> figure = plot_score_comparison(comparison, "0", ratio=0.25)
+        >>> [axes.get_title(loc="left").splitlines() for axes in figure.axes]
+        [['l1', '2 of 8 removed'], ['l2', '2 of 8 removed'], ['random', '2 of 8 removed']]
     """
     comparison.check_group(group)
     scores = _scores_of(comparison, criteria or comparison.names, group)
@@ -124,10 +152,27 @@ def plot_rank_agreement(
 ) -> Figure:
     """Spearman's rank correlation of every two criteria as a heat map, in one group or on average over all.
 
-    See `CriteriaComparison.rank_agreement` for the average.
+    See `cleanai.CriteriaComparison.rank_agreement` for the average. The title names the two criteria that are most
+    alike and the two that are least; random scores are left out of it.
+
+    Args:
+        comparison: of `cleanai.compare_criteria`.
+        group: the group's name; None means all groups.
+        language: "en" or "tr".
+        ax: axes to draw on; None makes a figure.
 
     Raises:
         InputError: no such group.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, compare_criteria
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> comparison = compare_criteria(StructuredPruner(net, torch.randn(1, 3)), ["l1", "l2", "random"])
+        >>> figure = plot_rank_agreement(comparison)
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['l1', 'l2', 'random']
     """
     values = comparison.agreement_matrix(group)
     with figure_style():
@@ -153,9 +198,29 @@ def plot_overlap(
     language: str = "en",
     ax: Axes | None = None,
 ) -> Figure:
-    """The Jaccard index of what every two criteria would remove, as a heat map.
+    """The Jaccard index of what every two criteria would remove, as a heat map in percent.
 
-    Below each number stands what chance alone would give.
+    Below each number stands what chance alone would give: the mean over random choices of as many units.
+
+    Args:
+        comparison: of `cleanai.compare_criteria`.
+        ratio: the share of the pruner's target (channels, if nothing else was asked) that each would remove, below 1.
+        global_pruning: rank the units of all groups together.
+        language: "en" or "tr".
+        ax: axes to draw on; None makes a figure.
+
+    Raises:
+        InputError: a ratio outside [0, 1).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, compare_criteria
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> comparison = compare_criteria(StructuredPruner(net, torch.randn(1, 3)), ["l1", "l2", "random"])
+        >>> figure = plot_overlap(comparison, 0.25)
+        >>> [text.get_text() for text in figure.axes[0].texts][:1]
+        ['100']
     """
     found = comparison.overlaps(ratio, global_pruning=global_pruning)
     values = np.array([[each.jaccard for each in row] for row in found])
@@ -183,7 +248,29 @@ def plot_removed_shares(
     language: str = "en",
     ax: Axes | None = None,
 ) -> Figure:
-    """The share of each group's units that each criterion would remove: a heat map, groups down, criteria across."""
+    """The share of each group's units that each criterion would remove: a heat map, groups down, criteria across.
+
+    Args:
+        comparison: of `cleanai.compare_criteria`.
+        ratio: the share of the pruner's target (channels, if nothing else was asked) that each would remove, below 1.
+        criteria: the names of those to show; None shows all.
+        global_pruning: rank the units of all groups together; otherwise each group loses the same share.
+        language: "en" or "tr".
+        ax: axes to draw on; None makes a figure.
+
+    Raises:
+        InputError: no such criterion, or a ratio outside [0, 1).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, compare_criteria
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> comparison = compare_criteria(StructuredPruner(net, torch.randn(1, 3)), ["l1", "l2", "random"])
+        >>> figure = plot_removed_shares(comparison, 0.25, ["l1", "l2"])
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['25', '25']
+    """
     names = [comparison.check_criterion(name) for name in criteria or comparison.names]
     shares = [comparison.removed_shares(name, ratio, global_pruning=global_pruning) for name in names]
     values = np.array([[100 * share[group] for share in shares] for group in comparison.groups])
@@ -316,8 +403,24 @@ def plot_contrast(comparison: CriteriaComparison, contrast: Contrast, group: str
 
     The title says how alike the two are: their rank agreement over all groups, and the overlap of what they remove.
 
+    Args:
+        comparison: of `cleanai.compare_criteria`.
+        contrast: of `cleanai.CriteriaComparison.contrast`, from the same comparison.
+        group: the group whose scores are shown.
+        language: "en" or "tr".
+
     Raises:
         InputError: no such group.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, compare_criteria
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> comparison = compare_criteria(StructuredPruner(net, torch.randn(1, 3)), ["l1", "l2", "random"])
+        >>> figure = plot_contrast(comparison, comparison.contrast("l1", "random", 0.25), "0")
+        >>> len(figure.axes)
+        2
     """
     comparison.check_group(group)
     with figure_style():
@@ -382,11 +485,27 @@ def _draw_shares(
 def plot_cut_accuracy(accuracies: CutAccuracies, *, language: str = "en", ax: Axes | None = None) -> Figure:
     """Accuracy after a cut by ratio, one line per criterion and one panel per repair.
 
-    With ``ax``, only the last repair is drawn. The title says which criterion is best in the middle of the ratios, as
-    cut and as repaired.
+    The title says which criterion is best in the middle of the ratios, as cut and as repaired.
+
+    Args:
+        accuracies: of `cleanai.measure_criteria`.
+        language: "en" or "tr".
+        ax: axes to draw the last repair alone on; None makes a figure.
 
     Raises:
         InputError: there is no cut.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, measure_criteria
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> batch = torch.randn(16, 3), torch.zeros(16, dtype=torch.int64)
+        >>> pruner = StructuredPruner(net, batch[0])
+        >>> accuracies = measure_criteria(pruner, [batch], ["l1", "random"], ratios=(0.25, 0.5), repairs=["none"])
+        >>> figure = plot_cut_accuracy(accuracies)
+        >>> [(axes.get_title(loc="left"), axes.get_xlabel()) for axes in figure.axes]
+        [('no repair', 'removed ratio (%)')]
     """
     if not accuracies.points:
         raise InputError("plot_cut_accuracy: there is no cut to draw.")

@@ -17,7 +17,8 @@ from scipy.sparse.csgraph import connected_components
 
 from cleanai.errors import CleanAIError, TraceError
 from cleanai.fields import Cut, IntArray, Labelled, Relation
-from cleanai.rules import Context, Count, Site, apply_rule
+from cleanai.rules import Context, apply_rule
+from cleanai.rules.context import Count, Site
 from cleanai.trace import Trace
 
 BoolArray = NDArray[np.bool_]

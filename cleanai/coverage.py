@@ -21,13 +21,8 @@ from cleanai.calibration import (
 from cleanai.coupling import Coupling, couple_channels, link_classes
 from cleanai.errors import CleanAIError, InputError
 from cleanai.fields import IntArray
-from cleanai.importance import (
-    COVERAGE,
-    AdaptiveNeuronCoverageImportance,
-    CoverageMetric,
-    NeuronCoverageImportance,
-    check_coverage,
-)
+from cleanai.importance import COVERAGE, AdaptiveNeuronCoverageImportance, NeuronCoverageImportance
+from cleanai.importance.activations import CoverageMetric, check_coverage
 from cleanai.isolation import preserve_random_state
 from cleanai.pruner import StructuredPruner, copy_model
 from cleanai.trace import ForwardFunction, Trace, trace_model
@@ -155,6 +150,12 @@ class CoverageAnalyzer:
         example_inputs: what the model is called with; None to take it from the first batch.
         forward_fn: ``forward_fn(model, inputs)`` in place of ``model(inputs)``.
 
+    Attributes:
+        statistics: what all passes saw together; None before the first.
+
+    Raises:
+        InputError: the model is no module, or the thresholds are not finite numbers, at least one.
+
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> with torch.no_grad():
@@ -199,6 +200,11 @@ class CoverageAnalyzer:
     ) -> ActivationStatistics:
         """One pass over a loader, added to what earlier passes saw; returns the statistics of all of them.
 
+        Args:
+            loader: yields tensors, (inputs, labels) pairs, tuples or dicts (labels are left out).
+            max_batches: at most so many batches; None for all.
+            progress: True or False for a progress bar; None shows one on terminals.
+
         Raises:
             InputError: the loader is empty, a batch does not fit the model, or an activation is NaN or infinite.
         """
@@ -233,10 +239,17 @@ class CoverageAnalyzer:
             return None
 
     def merge(self, other: CoverageAnalyzer) -> CoverageAnalyzer:
-        """An analyzer with what both saw: passes over shards of the data, exactly as one pass over all of it.
+        """An analyzer with what this one and an ``other`` saw: two shards of the data, as one pass over both.
 
         Raises:
             InputError: one of them saw nothing, or another model.
+
+        Example:
+            >>> first, second = CoverageAnalyzer(layer := nn.Linear(3, 2)), CoverageAnalyzer(layer)
+            >>> _ = first.collect([torch.ones(5, 3)], progress=False)
+            >>> _ = second.collect([torch.ones(2, 3)], progress=False)
+            >>> first.merge(second).statistics.samples
+            7
         """
         if self.statistics is None or other.statistics is None:
             raise InputError("there is nothing to merge yet: call collect(loader) on both analyzers first")
@@ -268,7 +281,9 @@ class CoverageAnalyzer:
     ) -> dict[str, Tensor]:
         """The coverage of each layer's output channels, high = active: {layer path: float64, shape [channels]}.
 
-        ``metric`` is "normalized_mean", "frequency", "mean_absolute" or "combined" (see `NeuronCoverageImportance`).
+        Args:
+            metric: "normalized_mean", "frequency", "mean_absolute" or "combined" (see `NeuronCoverageImportance`).
+            threshold: above which a value counts as active; None for the first of the analyzer's thresholds.
 
         Raises:
             InputError: nothing was collected, an unknown metric, or a threshold that was not counted.
@@ -281,7 +296,7 @@ class CoverageAnalyzer:
         return {layer: measure(seen) for layer, seen in self._list_statistics().items()}
 
     def find_dead(self, tolerance: float = 0.0) -> dict[str, Tensor]:
-        """The channels that are never active, |x| ≤ ``tolerance`` throughout: {layer path: indices}, others left out.
+        """The channels that are never active, ``|x| ≤ tolerance`` throughout: {layer path: indices}, others left out.
 
         Raises:
             InputError: nothing was collected.
@@ -296,6 +311,15 @@ class CoverageAnalyzer:
 
         Raises:
             InputError: nothing was collected.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(1, 2), nn.Sigmoid(), nn.Linear(2, 1))
+            >>> with torch.no_grad():
+            ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [0.0]])), net[0].bias.copy_(torch.tensor([0.0, 9.0]))
+            >>> analyzer = CoverageAnalyzer(net)
+            >>> _ = analyzer.collect([torch.tensor([[-1.0], [1.0]])], progress=False)
+            >>> analyzer.find_saturated()
+            {'0': tensor([1])}
         """
         return _indices(
             self._measure(lambda seen: (seen.largest > 0) & (seen.deviation <= tolerance * seen.mean.abs()))
@@ -337,6 +361,9 @@ class CoveragePruner(StructuredPruner):
         reduction, normalizer: see `NeuronCoverageImportance`.
         progress: True or False for a progress bar; None shows one on terminals.
         options: everything else that `StructuredPruner` takes.
+
+    Raises:
+        InputError: an argument that cannot be used, as in `StructuredPruner` and its ``collect_activations``.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))

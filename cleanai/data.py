@@ -33,6 +33,24 @@ from cleanai.texts import term
 if TYPE_CHECKING:
     from PIL import Image
 
+__all__ = [
+    "DataMissingError",
+    "DigitsData",
+    "augment_cifar10",
+    "cache_root",
+    "data_root",
+    "find_cifar10",
+    "find_imagenet",
+    "load_cifar10",
+    "load_digits_data",
+    "load_nips_photos",
+    "make_loader",
+    "normalise_cifar10",
+    "normalise_photo",
+    "torchvision_weights_path",
+    "trained_weights_path",
+]
+
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_FOLDER = "cifar-10-batches-py"
 CIFAR10_ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-python.tar.xz")
@@ -53,12 +71,21 @@ DIGITS_TEST_SIZE = 450
 class DataMissingError(InputError):
     """Data or weights that are not under the data root; the message says how to get them.
 
+    A `cleanai.InputError`, so ``except InputError`` catches it too.
+
     Attributes:
         missing: what was looked for.
         looked_in: the folders where it was looked for.
         source: a command or place to get it from.
         otherwise: how to do without it, an English sentence that `cleanai.texts` can translate; empty for no way.
         others: errors about what else is missing; the message tells of them too.
+
+    Example:
+        >>> error = DataMissingError("resnet20.safetensors", [Path("/data/models")], "the address of the file")
+        >>> error.missing, error.looked_in
+        ('resnet20.safetensors', ['/data/models'])
+        >>> isinstance(error, InputError)
+        True
     """
 
     def __init__(
@@ -78,7 +105,15 @@ class DataMissingError(InputError):
         super().__init__(self.describe())
 
     def describe(self, language: str = "en") -> str:
-        """The message in English or, for "tr", in Turkish."""
+        """The message in English or, for "tr", in Turkish.
+
+        Example:
+            >>> error = DataMissingError("resnet20.safetensors", [Path("/data/models")], "the address of the file")
+            >>> print(error.describe())
+            resnet20.safetensors: not found. Looked in /data/models. To get it:
+                the address of the file
+            or set CLEANAI_DATA to the folder that has it (details: data/README.md).
+        """
         if language == "tr":
             text = (
                 f"{self.missing}: bulunamadı. Bakılan yerler: {', '.join(self.looked_in)}. Edinmek için:\n"
@@ -126,7 +161,20 @@ def find_all(lookups: Iterable[Callable[[], object]], language: str = "en") -> N
 
 @dataclasses.dataclass(frozen=True)
 class DigitsData:
-    """The digits in three disjoint parts: pruning looks at `calibration` only, accuracy is measured on `test`."""
+    """The digits in three disjoint parts: pruning looks at `calibration` only, accuracy is measured on `test`.
+
+    Each part is a `torch.utils.data.TensorDataset` of images, float32 (N, 1, 8, 8), and labels, int64 (N,) from 0 to 9.
+
+    Attributes:
+        train: 1,050 images to train on.
+        calibration: 297 images for scores and repairs.
+        test: 450 images for measuring.
+
+    Example:
+        >>> images, labels = load_digits_data().calibration.tensors
+        >>> images.shape, labels.shape, labels.dtype
+        (torch.Size([297, 1, 8, 8]), torch.Size([297]), torch.int64)
+    """
 
     train: TensorDataset
     calibration: TensorDataset
@@ -134,20 +182,43 @@ class DigitsData:
 
 
 def data_root() -> Path:
-    """The folder where data lie: the environment variable ``CLEANAI_DATA``, or ``data`` in the working directory."""
+    """The folder where data lie: the environment variable ``CLEANAI_DATA``, or ``data`` in the working directory.
+
+    It need not exist: what looks for something in it says what is missing.
+
+    Example:
+        >>> from unittest.mock import patch
+        >>> with patch.dict(os.environ, CLEANAI_DATA="/data/vision"):
+        ...     data_root().as_posix()
+        '/data/vision'
+    """
     return Path(os.environ.get("CLEANAI_DATA") or "data").expanduser()
 
 
 def cache_root() -> Path:
-    """The folder for unpacked archives: the environment variable ``CLEANAI_CACHE``, or ``~/.cache/cleanai``."""
+    """The folder for unpacked archives: the environment variable ``CLEANAI_CACHE``, or ``~/.cache/cleanai``.
+
+    Example:
+        >>> from unittest.mock import patch
+        >>> with patch.dict(os.environ, CLEANAI_CACHE="/tmp/unpacked"):
+        ...     cache_root().as_posix()
+        '/tmp/unpacked'
+    """
     return Path(os.environ.get("CLEANAI_CACHE") or "~/.cache/cleanai").expanduser()
 
 
 def load_digits_data(seed: int = 0) -> DigitsData:
     """scikit-learn's 1,797 handwritten digits: 1,050 for training, 297 for calibration, 450 for testing.
 
-    Images are float32 of shape (1, 8, 8) with mean 0 and standard deviation 1, labels int64 from 0 to 9. The parts
-    are disjoint and depend on the seed alone; torch's and NumPy's global random states are not used.
+    They come with scikit-learn, so nothing is downloaded. Images are float32 of shape (1, 8, 8) with mean 0 and
+    standard deviation 1, labels int64 from 0 to 9. The parts are disjoint and depend on the seed alone; torch's and
+    NumPy's global random states are not used.
+
+    Args:
+        seed: which images go into which part, a whole number.
+
+    Raises:
+        InputError: the seed is no whole number.
 
     Example:
         >>> data = load_digits_data()
@@ -170,7 +241,7 @@ def load_digits_data(seed: int = 0) -> DigitsData:
 
 
 def load_cifar10(split: str = "test", *, limit: int | None = None, seed: int | None = None) -> TensorDataset:
-    """CIFAR-10 images, normalised for the trained ResNets, all in memory.
+    """CIFAR-10 images, normalised for the trained ResNets, all in memory (Krizhevsky, 2009).
 
     Images are float32 of shape (3, 32, 32), labels int64 from 0 to 9. Looks for the folder ``cifar-10-batches-py`` in
     the data root and in its ``cifar10`` folder. Where only an archive lies there, it is unpacked once into the cache
@@ -187,6 +258,17 @@ def load_cifar10(split: str = "test", *, limit: int | None = None, seed: int | N
 
     Example:
         >>> images, labels = load_cifar10("test", limit=100).tensors  # doctest: +SKIP
+
+        Without the data the error says what to do:
+
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, CLEANAI_DATA=folder):
+        ...     try:
+        ...         load_cifar10("test")
+        ...     except DataMissingError as error:
+        ...         print(error.missing)
+        CIFAR-10 (cifar-10-batches-py, cifar-10-python.tar.gz, cifar-10-python.tar.xz)
     """
     if split not in ("train", "test"):
         raise InputError(f"load_cifar10: split must be 'train' or 'test', got {split!r}.")
@@ -214,6 +296,9 @@ def read_cifar10(split: str) -> tuple[NDArray[np.uint8], Tensor]:
 def normalise_cifar10(pixels: NDArray[np.uint8]) -> Tensor:
     """Pixels (N, 32, 32, 3) of 0..255 as the float32 tensor (N, 3, 32, 32) that the trained ResNets expect.
 
+    Each colour is scaled to 0..1, then its mean (0.485, 0.456, 0.406) is taken off and it is divided by its standard
+    deviation (0.229, 0.224, 0.225): ImageNet's numbers, with which these networks were trained.
+
     Example:
         >>> normalise_cifar10(np.zeros((1, 32, 32, 3), dtype=np.uint8))[0, :, 0, 0]
         tensor([-2.1179, -2.0357, -1.8044])
@@ -227,7 +312,12 @@ def normalise_cifar10(pixels: NDArray[np.uint8]) -> Tensor:
 def augment_cifar10(images: Tensor, generator: torch.Generator) -> Tensor:
     """The images (N, 3, 32, 32), each shifted by up to 4 pixels over a border of zeros and mirrored half of the time.
 
-    This is how the CIFAR ResNets were trained (He et al., 2016, section 4.2).
+    This is how the CIFAR ResNets were trained (He et al., "Deep residual learning for image recognition", 2016,
+    section 4.2). It fits the argument ``augment`` of `make_loader`.
+
+    Args:
+        images: any number of square images, of any size and channels; they are not changed.
+        generator: where the shifts are drawn from; torch's own random state is not used.
 
     Example:
         >>> augment_cifar10(torch.ones(5, 3, 32, 32), torch.Generator().manual_seed(0)).shape
@@ -268,6 +358,15 @@ def find_cifar10() -> Path:
 
     Raises:
         DataMissingError: if there is neither the folder nor an archive.
+        InputError: if an archive cannot be unpacked.
+
+    Example:
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, CLEANAI_DATA=folder):
+        ...     (Path(folder) / "cifar10" / "cifar-10-batches-py").mkdir(parents=True)
+        ...     find_cifar10().name
+        'cifar10'
     """
     root = data_root()
     places = (root, root / "cifar10")
@@ -312,11 +411,23 @@ def unpack_archive(archive: Path, folder: str) -> Path:
 
 
 def trained_weights_path(name: str) -> Path:
-    """The path of a trained CIFAR network's safetensors file, such as "resnet20".
+    """The path of a trained CIFAR network's safetensors file, for `cleanai.models.load_weights`.
+
+    Args:
+        name: the file's name without its ending, such as "resnet20".
 
     Raises:
         DataMissingError: if it is neither in ``cifar10/models`` nor in ``models`` under the data root, nor in the
             cache, where ``benchmarks.train_vit`` puts "cifar_vit".
+
+    Example:
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, CLEANAI_DATA=folder):
+        ...     (Path(folder) / "models").mkdir()
+        ...     (Path(folder) / "models" / "resnet20.safetensors").touch()
+        ...     trained_weights_path("resnet20").name
+        'resnet20.safetensors'
     """
     root = data_root()
     places = (root / "cifar10" / "models", root / "models", cache_root())
@@ -342,10 +453,22 @@ def load_nips_photos(part: str = "all", *, limit: int | None = None) -> TensorDa
 
     Raises:
         DataMissingError: if the photos are in neither place.
-        InputError: if part or limit make no sense.
+        InputError: if part or limit make no sense, or a file is no image.
 
     Example:
-        >>> images, labels = load_nips_photos("even", limit=10).tensors  # doctest: +SKIP
+        A folder with one grey photo, in place of the real ones:
+
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, CLEANAI_DATA=folder):
+        ...     photos = Path(folder) / "nips17-1000"
+        ...     photos.mkdir()
+        ...     Image.new("RGB", (256, 256), "grey").save(photos / "a.png")
+        ...     _ = (photos / "labels.csv").write_text("file,class_index" + os.linesep + "a.png,207")
+        ...     images, labels = load_nips_photos().tensors
+        >>> images.shape, labels
+        (torch.Size([1, 3, 224, 224]), tensor([207]))
     """
     files, labels = list_nips_photos(part)
     if limit is not None and not 1 <= limit <= len(files):
@@ -393,7 +516,16 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def normalise_photo(photo: Image.Image) -> Tensor:
-    """The middle of a photo (3, 224, 224), normalised as torchvision's networks expect."""
+    """The middle of a photo, float32 (3, 224, 224), normalised as torchvision's networks expect.
+
+    Args:
+        photo: an RGB image of PIL; one of fewer than 224 pixels gets a black border.
+
+    Example:
+        >>> from PIL import Image
+        >>> normalise_photo(Image.new("RGB", (256, 256)))[:, 0, 0]
+        tensor([-2.1179, -2.0357, -1.8044])
+    """
     from torchvision.transforms import functional as transforms  # takes a second, needed for photos only
 
     pixels = transforms.to_tensor(np.array(photo))
@@ -409,6 +541,15 @@ def find_imagenet() -> Path:
 
     Raises:
         DataMissingError: if none of them has both.
+
+    Example:
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, CLEANAI_DATA=folder):
+        ...     for part in ("train", "val"):
+        ...         (Path(folder) / "imagenet" / part).mkdir(parents=True)
+        ...     find_imagenet().name
+        'imagenet'
     """
     root = data_root()
     names = ("", "imagenet", "ILSVRC2012", "imagenet/ILSVRC2012", "imagenet/ILSVRC/Data/CLS-LOC")
@@ -427,9 +568,22 @@ def torchvision_weights_path(name: str) -> Path:
     then in torch's own cache. The file is a pickle: read it with ``torch.load(path, weights_only=True)``, which
     executes no code.
 
+    Args:
+        name: of the network, as `torchvision.models.get_model` takes it.
+
     Raises:
         DataMissingError: if it is in none of these places.
         InputError: if torchvision has no such weights for it.
+
+    Example:
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, CLEANAI_DATA=folder):
+        ...     place = Path(folder) / "hub" / "checkpoints"
+        ...     place.mkdir(parents=True)
+        ...     (place / "mobilenet_v2-b0353104.pth").touch()
+        ...     torchvision_weights_path("mobilenet_v2").name
+        'mobilenet_v2-b0353104.pth'
     """
     from torchvision.models import get_model_weights
 
@@ -455,7 +609,20 @@ def make_loader(
 ) -> DataLoader:
     """A loader over data in memory, shuffled anew in each pass if a seed is given; torch's random state is not used.
 
-    ``augment(images, generator)`` changes the images of each batch, as `augment_cifar10` does.
+    Args:
+        dataset: tensors whose first dimension counts the samples, such as `load_digits_data` gives.
+        batch_size: samples of a batch; the last one may have fewer.
+        shuffle_seed: of the order; None keeps the order of the data.
+        augment: ``augment(images, generator)`` changes the images of each batch, as `augment_cifar10` does.
+
+    Returns:
+        A loader of batches ``[images, labels]``, or of as many tensors as the data set has.
+
+    Example:
+        >>> loader = make_loader(load_digits_data().test, batch_size=128)
+        >>> images, labels = next(iter(loader))
+        >>> len(loader), images.shape, labels.shape
+        (4, torch.Size([128, 1, 8, 8]), torch.Size([128]))
     """
     generator = torch.Generator().manual_seed(shuffle_seed or 0)  # without one, each pass draws from the global state
 

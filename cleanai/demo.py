@@ -32,6 +32,10 @@ from cleanai.select import check_ratio
 from cleanai.texts import percent
 from cleanai.training import Recipe, train_classifier
 
+__all__ = [
+    "run_demo",
+]
+
 CALIBRATION_BATCH_SIZE = 64
 CALIBRATION_BATCHES = 10
 CIFAR10_TUNING_IMAGES = 10_000
@@ -88,7 +92,7 @@ def run_demo(
     language: str = "en",
     seed: int = 0,
 ) -> Report:
-    """The report of pruning a real network on real images; printed, and saved as HTML in the output folder.
+    """The report of pruning a real network on real images; printed, and saved as HTML and JSON in the output folder.
 
     The weight–activation score decides, the MACs are the budget, the result is proven equal to the masked original,
     fine-tuned briefly and measured again. torch's random state is left as it was.
@@ -106,7 +110,16 @@ def run_demo(
         DataMissingError: if CIFAR-10 or the weights are not under the data root.
 
     Example:
+        It takes some seconds:
+
         >>> run_demo("digits", ratio=0.5).save("digits.md")  # doctest: +SKIP
+
+        What makes no sense is refused before anything runs:
+
+        >>> run_demo("mnist")
+        Traceback (most recent call last):
+            ...
+        cleanai.errors.InputError: run_demo: data must be one of 'digits', 'cifar10', got 'mnist'.
     """
     narrator = Narrator(language, _TURKISH)
     if data not in _SUBJECTS:

@@ -83,8 +83,17 @@ class ModelMetrics:
         parameters: number of parameters, tied ones once.
         size_mb: parameters and buffers in units of 10**6 bytes.
         macs: multiply-accumulate operations of one call on the example inputs, whole batch.
-        latency: None where it was not measured.
-        accuracy, loss, samples: as in `Evaluation`; None where they were not measured.
+        latency: a `cleanai.evaluate.Latency` in milliseconds; None where it was not measured.
+        accuracy: top-1 in percent; None where it was not measured.
+        loss: the mean of the loss function over the targets; None where it was not measured.
+        samples: how many rows accuracy and loss were measured on; None where they were not.
+
+    Example:
+        >>> metrics = ModelMetrics(parameters=15, size_mb=6e-5, macs=12, accuracy=91.5)
+        >>> metrics.flops
+        24
+        >>> ModelMetrics.from_dict(metrics.to_dict()) == metrics
+        True
     """
 
     parameters: int
@@ -106,7 +115,7 @@ class ModelMetrics:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelMetrics:
-        """The metrics that `to_dict` wrote."""
+        """The metrics whose ``data`` `to_dict` wrote."""
         fields: dict[str, Any] = dict(data)
         if fields.get("latency") is not None:
             fields["latency"] = Latency(**fields["latency"])
@@ -152,10 +161,10 @@ def count_macs(model: nn.Module, example_inputs: Any, forward_fn: ForwardFn | No
         forward_fn: called as ``forward_fn(model, example_inputs)`` instead of the model.
 
     Raises:
-        whatever the model raises on these inputs.
+        Exception: whatever the model raises on these inputs.
 
     Example:
-        >>> count_macs(nn.Conv2d(3, 8, kernel_size=3, padding=1), torch.zeros(1, 3, 10, 10))
+        >>> count_macs(nn.Conv2d(3, 8, kernel_size=3, padding=1), torch.zeros(1, 3, 10, 10))  # 8 · 3 · 3² · 10²
         21600
     """
     try:
@@ -187,8 +196,11 @@ def measure_latency(
         num_threads: CPU threads for torch. One gives the steadiest numbers on a busy machine.
         min_run_time: seconds to keep timing.
 
+    Returns:
+        The median and the interquartile range in milliseconds, with what they were measured under.
+
     Raises:
-        InputError: if ``num_threads`` or ``min_run_time`` is not positive.
+        InputError: ``num_threads`` or ``min_run_time`` is not positive.
 
     Example:
         >>> latency = measure_latency(nn.Linear(8, 8), torch.zeros(2, 8), min_run_time=0.01)
@@ -238,8 +250,12 @@ def evaluate_model(
         forward_fn: called as ``forward_fn(model, inputs)`` instead of the model.
         output_transform: picks the logits out of the model's output; the default takes the first tensor.
 
+    Returns:
+        ``accuracy`` in percent (None where the targets are floating-point numbers), ``loss``, and ``samples`` in rows.
+
     Raises:
-        InputError: if the loader is empty, ``max_batches`` is below 1, or a batch has no targets.
+        InputError: the loader is empty, ``max_batches`` is below 1, a batch has no targets, or the loss cannot be
+            computed from the output and the targets.
 
     Example:
         >>> loader = [(torch.eye(2), torch.tensor([0, 1])), (torch.eye(2), torch.tensor([1, 1]))]
@@ -305,9 +321,16 @@ def measure_model(
     """Everything one column of a before/after table needs; the model is left as it was.
 
     Args:
+        model: any model.
         example_inputs: a tensor, a tuple or a dict; MACs and latency are those of one call on it.
-        loader: if given, accuracy and loss are measured on it, see `evaluate_model`.
-        latency: if True, the latency is measured too, see `measure_latency`.
+        loader: if given, accuracy and loss are measured on it, see `evaluate_model`, which also takes ``loss_fn``,
+            ``max_batches``, ``progress`` (a title) and ``output_transform``.
+        latency: if True, the latency is measured too, see `measure_latency`, which also takes ``num_threads`` and
+            ``min_run_time``.
+        forward_fn: called as ``forward_fn(model, inputs)`` instead of the model.
+
+    Raises:
+        InputError: the model is no module, or what `evaluate_model` and `measure_latency` raise.
 
     Example:
         >>> metrics = measure_model(nn.Linear(4, 3), torch.zeros(1, 4))

@@ -34,6 +34,14 @@ class Export:
         max_relative_error: the largest difference, relative to the largest value of the eager output.
         batches: the batch sizes it was run with; empty where an input has no dimension.
         size_mb: of the file, in 10⁶ bytes.
+
+    Example:
+        >>> import tempfile
+        >>> from cleanai import export_torchscript
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     export = export_torchscript(nn.Linear(3, 2), Path(folder) / "layer.pt", torch.zeros(4, 3))
+        >>> export.kind, export.path.name, export.batches, export.max_relative_error < 1e-4
+        ('TorchScript', 'layer.pt', (4,), True)
     """
 
     path: Path
@@ -94,7 +102,18 @@ def export_program(
 ) -> Export:
     """Writes a model with `torch.export` (".pt2"), loads the file, runs it on random inputs, and compares.
 
-    Arguments and errors are those of `export_onnx`; nothing has to be installed.
+    Nothing has to be installed for it.
+
+    Args:
+        model: on any device and in any mode; it is exported in evaluation mode and left as it was.
+        path: the file; an older one is replaced whole or not at all.
+        example_inputs: as for `cleanai.StructuredPruner`.
+        dynamic_batch: the first dimension of every input may have any size (it is run with two sizes).
+        tolerance: the largest difference allowed, relative to the largest output value.
+
+    Raises:
+        InputError: the model cannot be exported; the reason is given.
+        VerificationError: the exported model's outputs are others. No file is left.
 
     Example:
         >>> import tempfile
@@ -121,7 +140,17 @@ def export_torchscript(
     """Writes a model as traced TorchScript (".pt"), loads the file, runs it on random inputs, and compares.
 
     For runtimes that know nothing newer; torch develops it no further. A branch that depends on values is frozen as the
-    example takes it. Errors are those of `export_onnx`.
+    example takes it.
+
+    Args:
+        model: on any device and in any mode; it is exported in evaluation mode and left as it was.
+        path: the file; an older one is replaced whole or not at all.
+        example_inputs: as for `cleanai.StructuredPruner`.
+        tolerance: the largest difference allowed, relative to the largest output value.
+
+    Raises:
+        InputError: the model cannot be exported; the reason is given.
+        VerificationError: the exported model's outputs are others. No file is left.
 
     Example:
         >>> import tempfile
@@ -177,17 +206,21 @@ def _export(
         finally:
             temporary.unlink(missing_ok=True)
     batches = [next((len(t) for t in output_tensors(each) if t.dim()), None) for each in inputs]
-    sizes = tuple(size for size in batches if size is not None)
+    sizes = tuple(dict.fromkeys(size for size in batches if size is not None))
     return Export(path, kind, worst, sizes, path.stat().st_size / 1e6)
 
 
 def _list_inputs(model: nn.Module, example_inputs: Any, dynamic_batch: bool) -> list[Any]:
-    """Random inputs to compare with: like the example, and with twice its batch."""
+    """Random inputs to compare with: two like the example, or one and another with twice its batch.
+
+    The last one is what is exported with; on it alone, a value taken for a constant would not be noticed.
+    """
     dtype = next((t.dtype for t in output_tensors(example_inputs) if t.is_floating_point()), torch.float32)
     inputs = [random_inputs(example_inputs, 0, dtype)]
     _try(model, inputs[0], "example_inputs", "give inputs that it accepts")
     if not dynamic_batch:
-        return inputs
+        # Of other signs and sizes, so that a branch on values goes the other way.
+        return [map_tensors(lambda t: -2 * t if t.is_floating_point() else t, inputs[0]), *inputs]
     twice = map_tensors(
         lambda t: torch.cat([t, t.roll(1, -1)]) if t.dim() else t, random_inputs(example_inputs, 1, dtype)
     )
@@ -226,8 +259,11 @@ def _write(kind: str, write: Callable[[], None]) -> None:
     except CleanAIError:
         raise
     except Exception as error:  # whatever the exporter raises: it has dozens of errors of its own
-        first = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise InputError(f"the model cannot be exported as {kind} ({type(error).__name__}: {first:.300})") from error
+        cause = error
+        while cause.__cause__ is not None:  # an exporter that uses another one tells its own next steps only
+            cause = cause.__cause__
+        first = next((line for line in str(cause).splitlines() if line.strip()), "")
+        raise InputError(f"the model cannot be exported as {kind} ({type(cause).__name__}: {first:.300})") from error
 
 
 def _compare(kind: str, model: nn.Module, exported: Runner, inputs: Any) -> float:

@@ -35,11 +35,25 @@ LossFunction = Callable[[nn.Module, Any], Tensor]
 class GradientStatistics:
     """Sums over batches for each index along a dimension of a parameter: {(name, dim): float64, shape [size]}.
 
-    Every dimension is there but the kernel sizes of convolutions.
+    Every dimension is there but the kernel sizes of convolutions. With g the gradient of a batch's mean loss and w the
+    parameter, Σ runs over everything that an index holds.
 
-    With g the gradient of a batch's mean loss and w the parameter, ``squares`` sums (Σ g·w)² and ``absolutes``
-    |Σ g·w|, where Σ runs over everything that an index holds; ``curvatures`` sums estimates of wᵢᵀHwᵢ, where wᵢ is the
-    parameter with all but that index set to 0 and H the Hessian of the loss (empty if not asked for).
+    Attributes:
+        squares: the sums of (Σ g·w)² over batches.
+        absolutes: the sums of ``|Σ g·w|`` over batches.
+        curvatures: the sums of estimates of wᵢᵀHwᵢ, where wᵢ is the parameter with all but that index set to 0 and H
+            the Hessian of the loss; empty if not asked for.
+        batches, samples: how many of each were seen.
+
+    Example:
+        >>> from cleanai import collect_gradients
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> with torch.no_grad():
+        ...     _ = layer.weight.copy_(torch.tensor([[1.0, 2.0]]))
+        >>> batches = [torch.tensor([[3.0, 4.0]])]
+        >>> found = collect_gradients(layer, batches, lambda model, x: model(x).mean(), progress=False)
+        >>> found.squares["weight", 1].tolist()  # the gradient is (3, 4)
+        [9.0, 64.0]
     """
 
     squares: dict[Dimension, Tensor]
@@ -49,7 +63,7 @@ class GradientStatistics:
     samples: int = 0
 
     def merge(self, other: GradientStatistics) -> GradientStatistics:
-        """The statistics of two passes (shards of the data) together.
+        """The statistics of this pass and an ``other`` (shards of the data) together.
 
         Raises:
             InputError: only one of them looked at curvature.
@@ -67,7 +81,7 @@ class GradientStatistics:
         return GradientStatistics(*tables, batches=self.batches + other.batches, samples=self.samples + other.samples)
 
     def after(self, kept: Mapping[Dimension, Tensor]) -> GradientStatistics:
-        """The statistics of what a cut kept ({(name, dim): positions})."""
+        """The statistics of what a cut ``kept`` ({(name, dim): positions})."""
         tables = [
             {key: values[kept[key]] if key in kept else values for key, values in table.items()}
             for table in (self.squares, self.absolutes, self.curvatures)
@@ -123,16 +137,22 @@ def collect_gradients(
     """One pass over labelled batches with a backward pass for each.
 
     The model runs in evaluation mode and is left as it was, whatever happens; parameters that do not require gradients
-    are looked at too. Memory does not grow with the number of batches.
+    are looked at too. Memory does not grow with the number of batches. `StructuredPruner.collect_gradients` is this for
+    the model of a pruner.
 
     Args:
+        model: any model; batches are moved to its device.
         loader: yields (inputs, labels) pairs, tuples or dicts with labels; anything that ``loss_fn`` understands.
         loss_fn: ``loss_fn(model, batch)``, a scalar; None for the cross-entropy of the first output.
         num_batches: at most so many batches; None for all.
         curvature: estimate wᵢᵀHwᵢ too, by Hutchinson's method (1990): with one random sign sᵢ = ±1 for each index and
             v = s·w, the expectation of Σ v·(Hv) over an index is wᵢᵀHwᵢ. One Hessian-vector product for each
             dimension that holds channels, times ``probes``.
+        probes: how many times; the estimates are averaged.
         seed: of those signs.
+        example_inputs: tells how many of a batch's tensors are inputs; without them all but the labels are.
+        forward_fn: ``forward_fn(model, inputs)`` in place of ``model(inputs)``, where there is no ``loss_fn``.
+        progress: True or False for a progress bar; None shows one on terminals.
 
     Raises:
         InputError: the loader is empty, a batch has no labels or does not fit the model, the loss is not a finite
@@ -141,8 +161,11 @@ def collect_gradients(
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> batches = [(torch.ones(5, 3), torch.zeros(5, dtype=torch.long))]
-        >>> collect_gradients(net, batches, progress=False)
+        >>> gradients = collect_gradients(net, batches, progress=False)
+        >>> gradients
         GradientStatistics(4 parameters, 1 batches, 5 samples)
+        >>> gradients.squares["0.weight", 0].shape  # one number for each of the first layer's outputs
+        torch.Size([4])
     """
     check_count(probes, "probes")
     check_count(seed, "seed", least=None)

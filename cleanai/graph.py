@@ -23,6 +23,20 @@ from cleanai.rendering import MISSING, Table, short_indices, text_table
 from cleanai.texts import check_language, say, term, terms
 from cleanai.trace import Operation, Shape
 
+__all__ = [
+    "Companions",
+    "DependencyGraph",
+    "LabelTable",
+    "Node",
+    "Slice",
+    "build_graph",
+    "find_companions",
+    "list_channels",
+    "list_companions",
+    "list_labels",
+    "plan_removal",
+]
+
 Detail = Literal["layers", "operations"]
 DETAILS: tuple[Detail, ...] = ("layers", "operations")
 FROZEN = -1  # the number of no group
@@ -36,10 +50,27 @@ _INPUT = "Input"
 class Node:
     """A layer with what follows it channel by channel, or a single operation.
 
-    ``groups`` are the groups of its output channels, as (number, share of the channels) in their order; `FROZEN` is the
-    number of those that stay. ``inside`` are groups that end within it (the heads of an attention layer), ``inputs``
-    the nodes it reads. ``classes`` are the output channels as the coupling numbers them: equal numbers live and die
-    together.
+    Attributes:
+        index: its place in `DependencyGraph.nodes`.
+        name: the module's path, or that of the module it is in with the operation's kind.
+        kind: what it is, "Conv2d + BatchNorm2d + ReLU" for layers that are shown as one.
+        shape: that of its output.
+        inputs: the nodes it reads, by index.
+        groups: the groups of its output channels, as (number, share of the channels) in their order; -1 is the number
+            of those that stay.
+        inside: groups that end within it, such as the heads of an attention layer.
+        parameters: the names of the model's tensors that it uses.
+        operations: the operations of the trace that it holds, by index.
+        classes: the output channels as the coupling numbers them, int64; equal numbers live and die together.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import analyze_model
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> node = build_graph(analyze_model(net, torch.zeros(1, 3))).nodes[1]
+        >>> node.name, node.kind, node.inputs, node.groups
+        ('0', 'Linear + ReLU', (0,), ((0, 1.0),))
     """
 
     index: int
@@ -56,7 +87,22 @@ class Node:
 
 @dataclass(frozen=True)
 class DependencyGraph:
-    """The nodes of a model in execution order, and the groups their channels belong to."""
+    """The nodes of a model in execution order, and the groups their channels belong to.
+
+    `build_graph` makes one, `cleanai.graph_plot.plot_graph` draws it.
+
+    Attributes:
+        nodes: in execution order.
+        groups: those of the analysis, by number.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import analyze_model
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> build_graph(analyze_model(net, torch.zeros(1, 3)))
+        DependencyGraph(3 nodes, 2 edges, 1 groups)
+    """
 
     nodes: tuple[Node, ...]
     groups: tuple[Group, ...] = field(repr=False)
@@ -67,7 +113,19 @@ class DependencyGraph:
         return tuple((source, node.index) for node in self.nodes for source in node.inputs)
 
     def node(self, name: str) -> Node:
-        """The first node of a name."""
+        """The first node of a name.
+
+        Raises:
+            InputError: no node has this name; the names are listed.
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> from cleanai import analyze_model
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> build_graph(analyze_model(net, torch.zeros(1, 3))).node("2").shape
+            (1, 2)
+        """
         for node in self.nodes:
             if node.name == name:
                 return node
@@ -80,8 +138,14 @@ class DependencyGraph:
 def build_graph(analysis: Analysis, detail: Detail = "layers") -> DependencyGraph:
     """The graph of an analysed model.
 
-    With ``detail="layers"`` a node is a layer together with the operations behind it that keep every channel apart (its
-    norm, its activation, a pooling); with ``"operations"`` every module and every operation outside of one has a node.
+    Args:
+        analysis: what `cleanai.analyze_model` or a pruner found out about a model.
+        detail: with "layers" a node is a layer together with the operations behind it that keep every channel apart
+            (its norm, its activation, a pooling); with "operations" every module and every operation outside of one
+            has a node.
+
+    Raises:
+        InputError: another detail.
 
     Example:
         >>> import torch
@@ -269,7 +333,25 @@ def _share_groups(numbers: IntArray) -> tuple[tuple[int, float], ...]:
 
 @dataclass(frozen=True)
 class Slice:
-    """Indices along one dimension of one tensor; ``role`` is "input" where the dimension is summed over."""
+    """Indices along one dimension of one tensor that go together.
+
+    Attributes:
+        layer: the module's path.
+        parameter: the tensor's full name.
+        dim: the dimension.
+        role: "output", or "input" where the dimension is summed over.
+        size: of the dimension before anything goes.
+        indices: what goes, ascending.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import analyze_model
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> analysis = analyze_model(net, torch.zeros(1, 3))
+        >>> find_companions(analysis, "0", 5).slices[-1]
+        Slice(layer='2', parameter='2.weight', dim=1, role='input', size=8, indices=(5,))
+    """
 
     layer: str
     parameter: str
@@ -281,9 +363,26 @@ class Slice:
 
 @dataclass(frozen=True)
 class Companions:
-    """Everything that must go with a channel, tensor by tensor; or why the channel cannot go.
+    """Everything that must go with a channel, tensor by tensor; or why the channel cannot go. It prints as a table.
 
-    ``units`` are the units of the ``group`` that go. Where it is frozen there is a ``reason``, and all else is empty.
+    Attributes:
+        title: what was asked for.
+        group: the group that it belongs to; None for a channel that stays.
+        units: the units of the group that go.
+        slices: what goes from each tensor.
+        reason: why it stays, where it does; all else is empty then.
+        language: of the table, "en" or "tr".
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import analyze_model
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> analysis = analyze_model(net, torch.zeros(1, 3))
+        >>> find_companions(analysis, "0", 5).units
+        (5,)
+        >>> find_companions(analysis, "2", 0).reason
+        'the output of the model'
     """
 
     title: str
@@ -295,12 +394,22 @@ class Companions:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The module paths that lose something, in the order of the trace."""
+        """The module paths that lose something, in the order of the trace.
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> from cleanai import analyze_model
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> analysis = analyze_model(net, torch.zeros(1, 3))
+            >>> find_companions(analysis, "0", 5).layers
+            ('0', '2')
+        """
         return tuple(dict.fromkeys(part.layer for part in self.slices))
 
     @property
     def classes(self) -> IntArray:
-        """The channels that go, as the coupling numbers them."""
+        """The channels that go, as the coupling numbers them: int64, as in `Node.classes`."""
         return self.group.classes[list(self.units)] if self.group is not None else np.zeros(0, np.int64)
 
     def to_table(self) -> Table:
@@ -333,7 +442,7 @@ class Companions:
 
 
 def list_channels(analysis: Analysis) -> dict[str, int]:
-    """The number of output channels of every layer that has any, in the order of the trace.
+    """The number of output channels of every layer that has any, in the order of the trace: {module path: channels}.
 
     Example:
         >>> import torch
@@ -348,7 +457,14 @@ def list_channels(analysis: Analysis) -> dict[str, int]:
 def find_companions(analysis: Analysis, layer: str, channel: int, language: str = "en") -> Companions:
     """Everything that must go when one output channel of a layer goes.
 
-    Raises `InputError` for a layer without channels or a channel it does not have.
+    Args:
+        analysis: what `cleanai.analyze_model` or a pruner found out about a model.
+        layer: the module's path; `list_channels` lists them.
+        channel: from 0.
+        language: of the title and the table, "en" or "tr".
+
+    Raises:
+        InputError: a layer without channels, a channel it does not have, or an unknown language.
 
     Example:
         >>> import torch
@@ -383,7 +499,27 @@ def find_companions(analysis: Analysis, layer: str, channel: int, language: str 
 def list_companions(analysis: Analysis, group: str, language: str = "en") -> Companions:
     """Everything that a whole group touches.
 
-    Raises `InputError` for a name that no group has.
+    Args:
+        analysis: what `cleanai.analyze_model` or a pruner found out about a model.
+        group: the group's name.
+        language: of the title and the table, "en" or "tr".
+
+    Raises:
+        InputError: a name that no group has, or an unknown language.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import analyze_model
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> analysis = analyze_model(net, torch.zeros(1, 3))
+        >>> list_companions(analysis, "0")
+        group 1 (0)
+          layer  tensor  dimension  role    index
+          ---------------------------------------
+          0      weight          0  output  0–7
+          0      bias            0  output  0–7
+          2      weight          1  input   0–7
     """
     check_language(language)
     for each in analysis.groups:
@@ -397,7 +533,22 @@ def list_companions(analysis: Analysis, group: str, language: str = "en") -> Com
 def plan_removal(analysis: Analysis, companions: Companions) -> Plan:
     """The plan that removes a channel with all its companions, for `cleanai.slice_model`.
 
-    Raises `InputError` where the channel must stay.
+    Args:
+        analysis: the one that the companions were found in.
+        companions: of `find_companions`.
+
+    Raises:
+        InputError: the channel must stay.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import analyze_model
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> analysis = analyze_model(net, torch.zeros(1, 3))
+        >>> from cleanai import slice_model
+        >>> slice_model(net, plan_removal(analysis, find_companions(analysis, "0", 5)))[0].out_features
+        7
     """
     if companions.group is None:
         raise InputError(f"plan_removal: {companions.title} cannot go: {companions.reason}.")
@@ -439,7 +590,21 @@ def _list_outputs(coupling: Coupling) -> dict[str, tuple[str, int, IntArray]]:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """The labels on every operation of a trace, also by (operation, dimension); it prints as a table."""
+    """The labels on every operation of a trace; it prints as a table.
+
+    Attributes:
+        table: one row per operation that has labels.
+        labels: the same as {(operation, dimension): one label per index}.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import analyze_model
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> analysis = analyze_model(net, torch.zeros(1, 3))
+        >>> list(list_labels(analysis).labels.values())[:2]
+        [(1, 2, 3, 4, 5, 6, 7, 8), (0, 0, 0)]
+    """
 
     table: Table
     labels: dict[tuple[int, int], tuple[int, ...]] = field(repr=False)
@@ -451,9 +616,26 @@ class LabelTable:
 def list_labels(analysis: Analysis, united: bool = True, language: str = "en") -> LabelTable:
     """The channel labels of every operation: where they come from, how they travel, and what becomes one.
 
-    Every channel of every tensor of the model starts with a label of its own, and operations carry labels along; that
-    is what ``united=False`` shows. In the end channels that live and die together have the same label. They are counted
-    from 1 in the order of the trace; 0 is what stays.
+    Every channel of every tensor of the model starts with a label of its own, and operations carry labels along. In
+    the end channels that live and die together have the same label. Labels are counted from 1 in the order of the
+    trace; 0 is what stays.
+
+    Args:
+        analysis: what `cleanai.analyze_model` or a pruner found out about a model.
+        united: False shows the labels as they start out, before anything is united.
+        language: of the table, "en" or "tr".
+
+    Raises:
+        InputError: an unknown language.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import analyze_model
+        >>> net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        >>> table = list_labels(analyze_model(net, torch.zeros(1, 3))).table
+        >>> [row[1:] for row in table.rows if row[1].endswith("weight")]
+        [('0.weight', '4 × 3', '0: 1 2 3 4   1: 0 0 0'), ('1.weight', '2 × 4', '0: 0 0   1: 1 2 3 4')]
     """
     check_language(language)
     coupling = analysis.coupling

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = [
+    "find_touched",
+    "plot_graph",
+    "render_graph",
+]
+
 _PALETTE = [sns.color_palette("colorblind")[place] for place in (0, 1, 2, 4, 8, 9, 3, 6)]
 _GREY = (0.86, 0.86, 0.86)
 _INK = (0.1, 0.1, 0.1)
@@ -55,9 +61,27 @@ def plot_graph(
 ) -> Figure:
     """The graph in stage columns, its groups as colours and numbers, what stays in grey.
 
-    With `companions` everything that must go lights up and the rest fades: a node with a thick frame loses channels of
+    With companions everything that must go lights up and the rest fades: a node with a thick frame loses channels of
     its output, one with a dashed frame only reads them. The patch of a node has ``"node-<index>"`` as its gid.
-    Raises `InputError` when the graph has no node.
+
+    Args:
+        graph: of `cleanai.graph.build_graph`.
+        companions: of `cleanai.graph.find_companions` or `cleanai.graph.list_companions`, or None.
+        ax: axes to draw on; None makes a figure as large as the graph.
+        language: "en" or "tr".
+
+    Raises:
+        InputError: the graph has no node, or an unknown language.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import analyze_model
+        >>> from cleanai.graph import build_graph
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> figure = plot_graph(build_graph(analyze_model(net, torch.zeros(1, 3))))
+        >>> "3 nodes, 1 groups: equal numbers shrink together" in [text.get_text() for text in figure.axes[0].texts]
+        True
     """
     check_language(language)
     if not graph.nodes:
@@ -67,9 +91,19 @@ def plot_graph(
 
 
 def find_touched(graph: DependencyGraph, companions: Companions) -> dict[int, str]:
-    """What happens to the nodes that companions touch, by node index.
+    """What happens to the nodes that companions touch: {index of the node: "loses" or "reads"}.
 
-    `LOSES` where channels of the node's output go, or of a tensor inside it, and `READS` where it only reads such.
+    A node loses where channels of its output go, or of a tensor inside it; it reads where it only takes such in.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import analyze_model
+        >>> from cleanai.graph import build_graph, find_companions
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> analysis = analyze_model(net, torch.zeros(1, 3))
+        >>> find_touched(build_graph(analysis), find_companions(analysis, "0", 5))
+        {1: 'loses', 2: 'reads'}
     """
     touched: dict[int, str] = {}
     going = {part.parameter for part in companions.slices if part.role == "output"}
@@ -86,6 +120,24 @@ def render_graph(graph: DependencyGraph, companions: Companions | None = None, l
     """The figure as an SVG element for a web page: hovering over a node shows its shape, group, labels and tensors.
 
     It holds no script and refers to nothing outside of it; equal graphs give equal texts.
+
+    Args:
+        graph: of `cleanai.graph.build_graph`.
+        companions: as in `plot_graph`.
+        language: "en" or "tr".
+
+    Raises:
+        InputError: the graph has no node, or an unknown language.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import analyze_model
+        >>> from cleanai.graph import build_graph
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> svg = render_graph(build_graph(analyze_model(net, torch.zeros(1, 3))))
+        >>> svg.startswith("<svg"), "Linear + ReLU" in svg, "<script" in svg
+        (True, True, False)
     """
     return write_svg(graph, plot_graph(graph, companions, language=language), language)
 

@@ -46,8 +46,18 @@ class HistoryEntry:
         steps: the plans of its steps, each in the numbering of the model before that step.
         architecture: the hash of the model before (see `hash_architecture`).
         version: of CleanAI.
-        created: when, in UTC.
+        created: when, in UTC, as ISO 8601 writes it.
         removed: what each step took out, where it was kept (``keep_removed=True``); else None.
+
+    Example:
+        >>> import torch
+        >>> from cleanai import StructuredPruner, history_of
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> (entry,) = history_of(StructuredPruner(net, torch.ones(1, 3), pruning_ratio=0.25).prune())
+        >>> entry.criterion, entry.budget["pruning_ratio"], entry.plan
+        ('magnitude', 0.25, Plan(2 of 8 channels in 1 of 1 groups))
+        >>> entry.architecture == hash_architecture(net)
+        True
     """
 
     steps: tuple[Plan, ...]
@@ -89,7 +99,11 @@ class HistoryEntry:
 
     @classmethod
     def from_dict(cls, data: Any) -> HistoryEntry:
-        """The entry that `to_dict` described; everything is checked, nothing is executed."""
+        """The entry whose ``data`` `to_dict` wrote; everything is checked, nothing is executed.
+
+        Raises:
+            PlanError: it is damaged, or something else.
+        """
         if not isinstance(data, Mapping) or not isinstance(data.get("steps"), list) or not data["steps"]:
             raise PlanError("the history is damaged: an entry needs a list of steps")
         texts = {name: data.get(name) for name in ("architecture", "version", "created")}
@@ -102,6 +116,11 @@ class HistoryEntry:
 @dataclass(frozen=True)
 class History:
     """The prunes of a model, oldest first; as long as there were prunes.
+
+    `history_of` gives it. It behaves like a list of entries.
+
+    Attributes:
+        entries: the prunes, as `HistoryEntry`.
 
     Example:
         >>> from cleanai.plan import TensorCut
@@ -131,10 +150,18 @@ class History:
         return functools.reduce(Plan.then, (entry.plan for entry in self.entries), Plan())
 
     def channel_maps(self, layer: str) -> tuple[TensorCut, ...]:
-        """Old and new channels of a layer's tensors: ``kept[new]`` is the old index, ``new_indices[old]`` the new one.
+        """Old and new channels of a ``layer``'s tensors: ``kept[new]`` is an old index, ``new_indices[old]`` a new one.
 
         One record for each dimension of each tensor that shrank, by dimension: 0 of "conv1.weight" is its outputs, 1
         its inputs. Empty where nothing of the layer went.
+
+        Example:
+            >>> from cleanai.plan import TensorCut
+            >>> from cleanai.slicing import slice_model
+            >>> net = nn.Sequential(nn.Linear(3, 4))
+            >>> plan = Plan(cuts=(TensorCut("0.weight", 0, 4, (1,)), TensorCut("0.bias", 0, 4, (1,))))
+            >>> [(cut.parameter, cut.new_indices) for cut in history_of(slice_model(net, plan)).channel_maps("0")]
+            [('0.bias', (0, None, 1, 2)), ('0.weight', (0, None, 1, 2))]
         """
         cuts = [cut for cut in self.plan.cuts if cut.parameter.rpartition(".")[0] == layer and cut.dropped]
         return tuple(sorted(cuts, key=lambda cut: (cut.dim, cut.parameter)))
@@ -149,7 +176,7 @@ class History:
 
     @classmethod
     def from_dict(cls, data: Any) -> History:
-        """The history that `to_dict` described.
+        """The history whose ``data`` `to_dict` wrote; everything is checked, nothing is executed.
 
         Raises:
             PlanError: it is damaged, or something else.
@@ -160,7 +187,7 @@ class History:
 
     @classmethod
     def from_json(cls, text: str) -> History:
-        """The history that `to_json` wrote.
+        """The history whose ``text`` `to_json` wrote; everything is checked, nothing is executed.
 
         Raises:
             PlanError: the text is damaged, or something else.
@@ -180,7 +207,13 @@ class History:
 def hash_architecture(model: nn.Module) -> str:
     """SHA-256 over a model's module classes and the names and shapes of its parameters and saved buffers.
 
-    Values, dtypes and devices do not enter, nor does the place a class is defined in.
+    64 hexadecimal digits. Values, dtypes and devices do not enter, nor does the place a class is defined in.
+
+    Example:
+        >>> hash_architecture(nn.Linear(3, 4)) == hash_architecture(nn.Linear(3, 4))
+        True
+        >>> hash_architecture(nn.Linear(3, 4)) == hash_architecture(nn.Linear(3, 5))
+        False
     """
     digest = hashlib.sha256()
     for path, module in model.named_modules():
@@ -192,9 +225,20 @@ def hash_architecture(model: nn.Module) -> str:
 
 
 def history_of(model: nn.Module) -> History:
-    """What was cut from a model, oldest first.
+    """What was cut from a ``model``, oldest first; empty for one that was never pruned.
 
     Prunes of its parts on their own are among them, with the names that they have in the whole.
+
+    Raises:
+        InputError: ``model`` is no module.
+
+    Example:
+        >>> import torch
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruned = StructuredPruner(net, torch.ones(1, 3)).prune()
+        >>> len(history_of(net)), len(history_of(pruned)), history_of(pruned)[0].criterion
+        (0, 1, 'magnitude')
     """
     check_model(model)
     entries = []

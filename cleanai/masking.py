@@ -319,7 +319,8 @@ def _written(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def write(x: Tensor, dim: int, index: Any, *args: Any, **kwargs: Any) -> Tensor:
         result = function(x, dim, index, *args, **kwargs)
         for tensor in (x, *args):
-            if isinstance(tensor, Tensor) and tensor.dim() == x.dim():
+            # Nothing written (an expert that no token reaches) says nothing of what exists.
+            if isinstance(tensor, Tensor) and tensor.dim() == x.dim() and tensor.numel():
                 gone = _missing(tensor, [dim])
                 if all(a in (b, 1) for a, b in zip(gone.shape, x.shape, strict=True)):
                     result = result.masked_fill(gone, float("nan"))

@@ -72,9 +72,12 @@ def migrate_optimizer(
         plan: of that cut: ``pruner.plan``, or in a callback ``step.cut``.
         model: the pruned model; needed only if the same plan was carried out on several copies.
 
+    Returns:
+        The same optimizer.
+
     Raises:
-        InputError: a parameter was not part of the model that the plan has cut, or its state has another shape
-            (Adafactor's factored moments). Nothing has been changed.
+        InputError: an argument is of another class, a parameter was not part of the model that the plan has cut, or its
+            state has another shape (Adafactor's factored moments). Nothing has been changed.
 
     Example:
         >>> from cleanai import StructuredPruner

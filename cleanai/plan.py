@@ -31,7 +31,20 @@ _Record = TypeVar("_Record", "TensorCut", "GroupCut", "AttributeChange", "BlockC
 
 @dataclass(frozen=True)
 class TensorCut:
-    """Which indices of one dimension of a model tensor go: ``size`` before, ``dropped`` ascending."""
+    """Which indices of one dimension of a model tensor go.
+
+    Attributes:
+        parameter: the tensor's name in the model, such as "conv1.weight".
+        dim: which of its dimensions.
+        size: how many indices it has before the cut.
+        dropped: those that go, ascending.
+        role: "input" where the dimension is summed over (the columns of a weight), else "output".
+
+    Example:
+        >>> cut = TensorCut("fc.weight", 0, 4, (1,))
+        >>> cut.kept, cut.new_indices
+        ((0, 2, 3), (0, None, 1, 2))
+    """
 
     parameter: str
     dim: int
@@ -59,7 +72,18 @@ class TensorCut:
 
 @dataclass(frozen=True)
 class GroupCut:
-    """What goes from one group: unit indices in the group's own numbering, and every unit's score if there are any."""
+    """What goes from one group: unit indices in the group's own numbering, and every unit's score if there are any.
+
+    Attributes:
+        name: the group's name: the path of the layer that makes its channels.
+        kind: what its units are: "channels", "heads" or "groups".
+        size: how many units it has before the cut.
+        dropped: those that go, ascending.
+        width: how many channels a unit has in the layer that names the group.
+        asked_ratio: the share that was asked of this very group; None where it was asked of several together.
+        scores: one number per unit, higher = keep; None where the group was not scored.
+        note: why it was treated specially.
+    """
 
     name: str
     kind: str
@@ -107,9 +131,20 @@ class BlockCut:
 class Plan:
     """Everything a cut does to a model, by names and indices only.
 
-    ``cuts`` has one entry per dimension of a tensor that shrinks; tied tensors appear once. ``blocks`` are the
-    residual blocks that could go: those that do are dropped before anything is cut, and nothing inside them is.
-    Applied by `cleanai.slicing.slice_model`.
+    Inert data: it prints, compares, saves as JSON, and is carried out by `cleanai.slice_model`, on the model it was
+    made for or on a fresh one of the same architecture. `StructuredPruner.make_plan` makes it.
+
+    Attributes:
+        cuts: one `cleanai.plan.TensorCut` per dimension of a tensor that shrinks; tied tensors appear once.
+        groups: one `cleanai.plan.GroupCut` per group of channels: which units go, with their scores.
+        attributes: numbers that modules keep and that follow (`cleanai.plan.AttributeChange`).
+        settings: what was asked for, as plain data.
+        blocks: the residual blocks that could go (`cleanai.plan.BlockCut`): those that do are dropped before anything
+            is cut, and nothing inside them is.
+
+    Raises:
+        PlanError: the parts contradict each other: an index that does not exist, a tensor that would be emptied, a cut
+            inside a block that goes.
 
     Example:
         >>> cut = TensorCut("fc.weight", 0, 4, (1, 3))
@@ -176,7 +211,15 @@ class Plan:
                 raise PlanError(f"the plan cuts {name}, which is gone with a block that it drops")
 
     def kept(self, parameter: str, dim: int) -> tuple[int, ...]:
-        """The indices of a tensor's dimension that stay, in the original numbering."""
+        """The indices of a tensor's dimension that stay, in the numbering before the cut.
+
+        Args:
+            parameter: the tensor's name.
+            dim: which of its dimensions.
+
+        Raises:
+            KeyError: the plan does not cut it.
+        """
         for cut in self.cuts:
             if cut.parameter == parameter and cut.dim == dim:
                 return cut.kept
@@ -209,6 +252,12 @@ class Plan:
 
         Raises:
             PlanError: ``later`` does not start where this plan ends, or touches a block that this one drops.
+
+        Example:
+            >>> first = Plan(cuts=(TensorCut("fc.weight", 0, 4, (1,)),))  # 0, 2 and 3 stay
+            >>> later = Plan(cuts=(TensorCut("fc.weight", 0, 3, (1,)),))  # of those, 2 goes
+            >>> first.then(later).kept("fc.weight", 0)
+            (0, 3)
         """
         gone = frozenset(later.dropped_blocks)
         return Plan(
@@ -222,9 +271,14 @@ class Plan:
         )
 
     def compare(self, other: Plan) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Where two plans differ: {group: (dropped here only, dropped there only)}.
+        """Where this plan and an ``other`` differ: {group: (dropped here only, dropped there only)}.
 
         A block that only one of them drops is listed by its path, with a 0 on that plan's side.
+
+        Example:
+            >>> here, there = (Plan(groups=(GroupCut("fc", "channels", 4, units),)) for units in ((0, 1), (1, 2)))
+            >>> here.compare(there)
+            {'fc': ((0,), (2,))}
         """
         mine = {group.name: set(group.dropped) for group in self.groups}
         theirs = {group.name: set(group.dropped) for group in other.groups}
@@ -238,9 +292,25 @@ class Plan:
         return differences
 
     def apply_masks(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
-        """The model as it would be after the cut, without cutting: ``with plan.apply_masks(model) as masked: …``.
+        """The ``model`` as it would be after the cut, without cutting: ``with plan.apply_masks(model) as masked: …``.
 
-        See `cleanai.masks.apply_masks`.
+        The masked model computes what the sliced one would, in evaluation mode and without gradients; afterwards the
+        model is as before. It is several times slower than the sliced one, but nothing is copied.
+
+        Raises:
+            InputError: ``model`` is no module with a forward of its own.
+            PlanError: the plan does not fit the model.
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> from cleanai import StructuredPruner
+            >>> net, x = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.ones(1, 3)
+            >>> pruner = StructuredPruner(net, x)
+            >>> with pruner.make_plan().apply_masks(net) as masked:
+            ...     preview = masked(x)
+            >>> torch.allclose(preview, pruner.prune()(x))
+            True
         """
         from cleanai.masks import apply_masks
 
@@ -258,7 +328,11 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """The plan that `to_dict` described; everything is checked, nothing is executed."""
+        """The plan whose ``data`` `to_dict` wrote; everything is checked, nothing is executed.
+
+        Raises:
+            PlanError: it is damaged, or something else.
+        """
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             raise PlanError(f"this is not a plan of the format {FORMAT}")
         parts: dict[str, Any] = {name: data.get(name) for name in ("cuts", "groups", "attributes")}
@@ -280,7 +354,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` wrote.
+        """The plan whose ``text`` `to_json` wrote; everything is checked, nothing is executed.
 
         Raises:
             PlanError: the text is damaged, or something else.

@@ -15,7 +15,7 @@ import io
 import math
 import textwrap
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -40,6 +40,18 @@ if TYPE_CHECKING:
     from cleanai.report import GroupRecord, Report
     from cleanai.sensitivity import Sensitivity
 
+__all__ = [
+    "CostCurve",
+    "CostPoint",
+    "has_curves",
+    "plot_accuracy_cost",
+    "plot_kept_channels",
+    "plot_metrics",
+    "plot_score_distributions",
+    "plot_sensitivity",
+    "plot_training",
+]
+
 _PALETTE = sns.color_palette("colorblind")
 KEPT, REMOVED, ORIGINAL = _PALETTE[0], _PALETTE[1], (0.62, 0.62, 0.62)
 STAGE_COLOURS = (ORIGINAL, KEPT, _PALETTE[2], _PALETTE[4], _PALETTE[8])
@@ -58,7 +70,27 @@ TITLE_LETTERS = 78  # that many bold letters fit the width
 def plot_metrics(report: Report, ax: Axes | None = None) -> Figure:
     """Costs as a share of the original and accuracy in percent, one bar per stage.
 
-    Raises `InputError` when the report holds no measurement.
+    A quantity that a stage was not measured in is left out. The title says what is left of the MACs, and what that
+    cost in accuracy.
+
+    Args:
+        report: with measurements of one stage or more.
+        ax: axes to draw on; None makes a figure.
+
+    Raises:
+        InputError: the report holds no measurement.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, measure_model
+        >>> net, inputs = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 3)
+        >>> pruner = StructuredPruner(net, inputs, pruning_ratio=0.25)
+        >>> smaller = pruner.prune()
+        >>> metrics = {"original": measure_model(net, inputs), "pruned": measure_model(smaller, inputs)}
+        >>> figure = plot_metrics(pruner.report(metrics=metrics))
+        >>> figure.get_suptitle(), [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ('MACs −25.0 %', ['Parameters', 'MACs'])
     """
     if not report.metrics:
         raise InputError("plot_metrics: this report holds no measurement.")
@@ -154,7 +186,23 @@ def _metrics_title(report: Report) -> str:
 def plot_kept_channels(report: Report | Preview, ax: Axes | None = None) -> Figure:
     """The share of units that every group keeps: named bars up to 40 groups, numbered ones above.
 
-    Raises `InputError` when the report has no group.
+    Args:
+        report: what was done, or the preview of what some settings would do.
+        ax: axes to draw on; None makes a figure.
+
+    Raises:
+        InputError: the report has no group.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, measure_model
+        >>> net, inputs = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 3)
+        >>> pruner = StructuredPruner(net, inputs, pruning_ratio=0.25)
+        >>> smaller = pruner.prune()
+        >>> report = pruner.report(metrics={"original": measure_model(net, inputs)})
+        >>> plot_kept_channels(report).get_suptitle()
+        'Every group keeps 75.0 % of its units'
     """
     if not report.groups:
         raise InputError("plot_kept_channels: this report has no group.")
@@ -239,8 +287,26 @@ def plot_score_distributions(report: Report, max_groups: int = SCORE_PANELS, ax:
     """Histograms of the scores in the largest groups, kept and removed units stacked, with the cut marked.
 
     The cut is a dashed line halfway between the highest score removed and the lowest kept; where these overlap (a
-    constraint or a per-row choice decided) the overlap is shaded instead. With `ax`, the largest group alone is drawn.
-    Raises `InputError` when no pruned group has scores.
+    constraint or a per-row choice decided) the overlap is shaded instead.
+
+    Args:
+        report: of a pruning with scores.
+        max_groups: at most so many panels.
+        ax: axes to draw the largest group alone on; None makes a figure.
+
+    Raises:
+        InputError: no pruned group has scores.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, measure_model
+        >>> net, inputs = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 3)
+        >>> pruner = StructuredPruner(net, inputs, pruning_ratio=0.25)
+        >>> smaller = pruner.prune()
+        >>> report = pruner.report(metrics={"original": measure_model(net, inputs)})
+        >>> plot_score_distributions(report).axes[0].get_title(loc="left").splitlines()
+        ['0', '2 of 8 removed']
     """
     groups = scored_groups(report)
     shown = groups[: 1 if ax is not None else max_groups]
@@ -348,7 +414,26 @@ def plot_sensitivity(sensitivity: Sensitivity, ax: Axes | None = None, language:
     """What cutting each group alone costs, by ratio: points of accuracy lost, or the output error without accuracies.
 
     One row per group in the order of the model; the darker, the more is lost. Up to 40 groups the numbers are written
-    into their fields. Raises `InputError` when the sensitivity holds no point.
+    into their fields.
+
+    Args:
+        sensitivity: of `cleanai.analyze_sensitivity`.
+        ax: axes to draw on; None makes a figure.
+        language: "en" or "tr".
+
+    Raises:
+        InputError: the sensitivity holds no point.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, analyze_sensitivity
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruner = StructuredPruner(net, torch.randn(1, 3))
+        >>> batch = torch.randn(16, 3), torch.zeros(16, dtype=torch.int64)
+        >>> figure = plot_sensitivity(analyze_sensitivity(pruner, [batch], ratios=(0.25, 0.5)))
+        >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        ['25', '50']
     """
     if not sensitivity.points:
         raise InputError("plot_sensitivity: this sensitivity holds no point.")
@@ -414,7 +499,15 @@ def _write_losses(axes: Axes, losses: np.ndarray, top: float, language: str) -> 
 
 
 def has_curves(history: Sequence[dict[str, Any]] | None) -> bool:
-    """Whether a history holds a loss or an accuracy of more than one epoch, which makes a curve."""
+    """Whether a history holds a loss or an accuracy of more than one epoch, which makes a curve.
+
+    Args:
+        history: as in `plot_training`; None holds nothing.
+
+    Example:
+        >>> has_curves([{"epoch": 1, "loss": 2.1}]), has_curves([{"epoch": 1, "loss": 2.1}, {"epoch": 2, "loss": 1.6}])
+        (False, True)
+    """
     curves = [curve for word in ("loss", "accuracy") for curve in _curves(history or [], word).values()]
     return any(len(values) > 1 for _, values in curves)
 
@@ -422,9 +515,15 @@ def has_curves(history: Sequence[dict[str, Any]] | None) -> bool:
 def plot_training(history: Sequence[dict[str, Any]], language: str = "en", ax: Axes | None = None) -> Figure:
     """Loss and accuracy (percent) by epoch, one curve per key that ends in "loss" or "accuracy".
 
-    `history` holds one dictionary per epoch; "epoch" is used where given, the position from 1 otherwise. With `ax`,
-    the accuracy alone is drawn, or the loss where there is none. Raises `InputError` when there is neither.
+    Args:
+        history: one dictionary per epoch; "epoch" is used where given, the position from 1 otherwise.
+        language: "en" or "tr".
+        ax: axes to draw the accuracy alone on, or the loss where there is none; None makes a figure.
 
+    Raises:
+        InputError: there is neither a loss nor an accuracy.
+
+    Example:
         >>> history = [{"epoch": 1, "loss": 2.1, "accuracy": 40.0}, {"epoch": 2, "loss": 1.6, "accuracy": 55.0}]
         >>> [axes.get_title(loc="left") for axes in plot_training(history).axes]
         ['Loss: 2.1 → 1.6', 'Accuracy: 40.0 % → 55.0 %']
@@ -495,8 +594,20 @@ def _curve_label(key: str, word: str, language: str) -> str:
 # ---------------------------------------------------------------- accuracy by cost
 
 
-class CostPoint(NamedTuple):
-    """A smaller network: share of the MACs asked for, share kept, accuracy in percent, how it was repaired."""
+@dataclasses.dataclass(frozen=True)
+class CostPoint:
+    """One smaller network of a `CostCurve`.
+
+    Attributes:
+        asked: the share of the MACs that was to stay, 0 to 1.
+        kept: the share of the MACs that stayed.
+        accuracy: in percent.
+        repair: how it was repaired, in a word; empty for not at all.
+
+    Example:
+        >>> CostPoint(asked=0.5, kept=0.51, accuracy=80.0)
+        CostPoint(asked=0.5, kept=0.51, accuracy=80.0, repair='')
+    """
 
     asked: float
     kept: float
@@ -514,6 +625,11 @@ class CostCurve:
         family: labels of one family share a colour; the first family stands out.
         before: accuracy of the untouched network, in percent.
         points: one for each smaller network.
+
+    Example:
+        >>> curve = CostCurve("ResNet-20", "l2", "weights", before=90.0, points=(CostPoint(0.5, 0.51, 80.0),))
+        >>> curve.before - curve.points[0].accuracy
+        10.0
     """
 
     panel: str
@@ -526,8 +642,16 @@ class CostCurve:
 def plot_accuracy_cost(curves: Sequence[CostCurve], language: str = "en") -> Figure:
     """Accuracy against the share of the MACs kept: one panel per network, one line per label, colours by family.
 
-    The title says which label is best closest to half of the MACs. Raises `InputError` when there is no point.
+    The title says which label is best closest to half of the MACs.
 
+    Args:
+        curves: one per network and label; those without points are left out.
+        language: "en" or "tr".
+
+    Raises:
+        InputError: there is no point.
+
+    Example:
         >>> curve = CostCurve("net", "l2", "weights", 90.0, (CostPoint(0.5, 0.51, 80.0), CostPoint(0.8, 0.8, 88.0)))
         >>> [axes.get_title(loc="left") for axes in plot_accuracy_cost([curve]).axes]
         ['net']
@@ -664,7 +788,7 @@ class TickFormatter(ScalarFormatter):
 
 
 class ReportFigure(Figure):
-    """A figure that a notebook shows without pyplot and `%matplotlib`, which IPython's own display of figures needs."""
+    """A figure that a notebook shows without pyplot and ``%matplotlib``, which IPython's own display needs."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

@@ -22,8 +22,8 @@ from cleanai.importance import (
     MixedImportance,
     ScoredGroup,
     find_importance,
-    thresholds_of,
 )
+from cleanai.importance.group import thresholds_of
 from cleanai.isolation import list_state
 from cleanai.plan import Plan
 from cleanai.prediction import alive_classes
@@ -34,17 +34,38 @@ from cleanai.report import GroupRecord
 from cleanai.texts import MISSING, check_language, percent, say, scaled, term, whole_number
 from cleanai.verify import Verification
 
+__all__ = [
+    "Preview",
+    "Previewer",
+    "Trial",
+    "collect_for",
+    "list_criteria",
+    "tabulate_trials",
+    "try_settings",
+]
+
 
 @dataclass(frozen=True)
 class Preview:
-    """What some settings would remove and leave.
+    """What some settings would remove and leave; `Previewer.preview` makes one.
 
     Attributes:
         plan: the units that go, as `StructuredPruner.select_units` chooses them.
         groups: what is left of every group, as in a report (`cleanai.plots.plot_kept_channels` draws them).
-        parameters, macs: those of the smaller model, counted and not estimated; MACs are of one call on the example
-            inputs.
-        parameters_before, macs_before: those of the model as it is.
+        parameters: those of the smaller model, counted and not estimated.
+        macs: its multiply-accumulates for one call on the example inputs, counted too.
+        parameters_before: those of the model as it is.
+        macs_before: those of the model as it is.
+        language: of the table, "en" or "tr".
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruner = StructuredPruner(net, torch.randn(1, 3))
+        >>> preview = Previewer(pruner).preview(pruning_ratio=0.25)
+        >>> preview.plan.dropped_units, preview.macs / preview.macs_before
+        (2, 0.75)
     """
 
     plan: Plan = field(repr=False)
@@ -56,7 +77,21 @@ class Preview:
     language: str = "en"
 
     def to_table(self) -> Table:
-        """Channels, parameters and MACs before and after, and the share that stays."""
+        """Channels, parameters and MACs before and after, and the share that stays.
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> pruner = StructuredPruner(net, torch.randn(1, 3))
+            >>> Previewer(pruner).preview(pruning_ratio=0.25).to_table()
+            Predicted for this choice
+              quantity    before  after    kept
+              ---------------------------------
+              Channels         8      6  75.0 %
+              Parameters      50     38  76.0 %
+              MACs            40     30  75.0 %
+        """
         language = self.language
         channels = [sum(cut.width * size for cut, size in self._sizes(after)) for after in (False, True)]
         rows = (
@@ -92,6 +127,9 @@ class Previewer:
             (see `collect_for`).
         language: of the tables, "en" or "tr".
 
+    Raises:
+        InputError: something else than a pruner, or an unknown language.
+
     Example:
         >>> import torch
         >>> from torch import nn
@@ -116,6 +154,14 @@ class Previewer:
         Raises:
             InputError: a setting cannot be used, what the criterion needs was not collected, or the choice depends on
                 more than scores (see `StructuredPruner.select_units`).
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> previewer = Previewer(StructuredPruner(net, torch.randn(1, 3)))
+            >>> [previewer.preview(pruning_ratio=ratio, target="macs").macs for ratio in (0.25, 0.5, 0.75)]
+            [30, 20, 10]
         """
         self._notice_changes()
         # How the model is repaired after the cut changes nothing about the choice.
@@ -137,6 +183,12 @@ class Previewer:
         """Scores with several criteria beforehand, so that the first preview of each is as quick as the next.
 
         Criteria whose data was not collected are passed over.
+
+        Args:
+            criteria: criteria or their names.
+
+        Raises:
+            InputError: an unknown name.
         """
         self._notice_changes()
         for importance in criteria:
@@ -216,12 +268,24 @@ def collect_for(
     Without a loader it keeps what the given pruner has collected, which is left as it was.
 
     Args:
+        pruner: its settings are those of the pruner that comes back.
         criteria: criteria or their names.
         calibration_loader: for `StructuredPruner.collect_activations`.
-        labelled_loader: for `StructuredPruner.collect_gradients`.
+        labelled_loader: for `StructuredPruner.collect_gradients`; not used where no criterion needs gradients.
+        num_batches: at most so many of each loader; None takes all.
+        progress: True shows a bar for each loader, False none, None one where the output is a terminal.
 
     Raises:
         InputError: an unknown name, or data that does not fit the model.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruner = StructuredPruner(net, torch.randn(1, 3), importance="l1")
+        >>> ready = collect_for(pruner, ["l1", "wanda"], [torch.randn(16, 3)], progress=False)
+        >>> "wanda" in list_criteria(pruner), "wanda" in list_criteria(ready)
+        (False, True)
     """
     check_type(pruner, StructuredPruner, "pruner", "a StructuredPruner of the trained model")
     together = MixedImportance([(find_importance(each), 1.0) for each in criteria])
@@ -235,7 +299,16 @@ def collect_for(
 
 
 def list_criteria(pruner: StructuredPruner) -> list[str]:
-    """The names of the criteria that can score with what a pruner has collected."""
+    """The names of the criteria that can score with what a pruner has collected.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruner = StructuredPruner(net, torch.randn(1, 3))
+        >>> "magnitude" in list_criteria(pruner), "taylor" in list_criteria(pruner)
+        (True, False)
+    """
     return [name for name in CRITERIA if can_score(find_importance(name), pruner.statistics, pruner.gradients)]
 
 
@@ -261,14 +334,25 @@ def can_score(
 
 @dataclass(frozen=True)
 class Trial:
-    """One set of settings, pruned, proven, repaired and measured.
+    """One set of settings, pruned, proven, repaired and measured; `try_settings` makes one.
 
     Attributes:
         settings: those of the plan (see `cleanai.Plan`).
         model: the smaller model.
-        metrics: its measurements; ``before`` those of the model as it was.
+        plan: what went.
+        metrics: its measurements.
+        before: those of the model as it was.
         verification: the proof; None with ``verify=False``.
         label: the criterion in a word.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruner = StructuredPruner(net, torch.randn(1, 3))
+        >>> trial = try_settings(pruner, pruning_ratio=0.75, importance="l1")
+        >>> trial.label, trial.model[0].out_features, trial.verification.passed
+        ('l1', 2, True)
     """
 
     settings: dict[str, Any]
@@ -281,7 +365,16 @@ class Trial:
 
     @property
     def macs_kept(self) -> float:
-        """The share of the MACs that is left."""
+        """The share of the MACs that is left, 0 to 1.
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> pruner = StructuredPruner(net, torch.randn(1, 3))
+            >>> try_settings(pruner, pruning_ratio=0.5).macs_kept
+            0.5
+        """
         return self.metrics.macs / self.before.macs if self.before.macs else 1.0
 
 
@@ -296,6 +389,7 @@ def try_settings(
     """Prunes a copy of a pruner's model with other settings, proves it, repairs it, and measures it.
 
     Args:
+        pruner: left as it is, with its model.
         test_loader: for the accuracy; without one, parameters and MACs are measured.
         before: measurements of the model as it is, where there are some already.
         label: what the criterion is called in tables and figures; its name, if left out.
@@ -331,8 +425,21 @@ def try_settings(
 def tabulate_trials(trials: Sequence[Trial], language: str = "en") -> Table:
     """One row per trial: what was asked, and what is left of parameters, MACs and accuracy; the untouched model first.
 
+    Args:
+        trials: of one model, in the order in which they are numbered.
+        language: "en" or "tr".
+
     Raises:
         InputError: the language is unknown.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruner = StructuredPruner(net, torch.randn(1, 3))
+        >>> table = tabulate_trials([try_settings(pruner, pruning_ratio=ratio) for ratio in (0.25, 0.5)])
+        >>> [(row[0], row[2], row[7]) for row in table.rows]
+        [('original', '—', '40'), ('1', '25 %', '30 (75.0 %)'), ('2', '50 %', '20 (50.0 %)')]
     """
     check_language(language)
     words = ("number", "criterion", "ratio", "target", "ranking", "repair", "Parameters", "MACs", "Accuracy", "Proof")

@@ -26,12 +26,36 @@ if TYPE_CHECKING:
 
     from cleanai.preview import Trial
 
+__all__ = [
+    "plot_trials",
+]
+
 
 def plot_trials(trials: Sequence[Trial], ax: Axes | None = None, language: str = "en") -> Figure:
     """Accuracy against the share of the MACs that is kept: one numbered point per trial, and the untouched model.
 
-    The numbers are those of `cleanai.preview.tabulate_trials`; the title names the most accurate trial. Raises
-    `InputError` where no trial was measured on test data.
+    The numbers are those of `cleanai.preview.tabulate_trials`; the title names the most accurate trial.
+
+    Args:
+        trials: of `cleanai.preview.try_settings`, with a ``test_loader``.
+        ax: axes to draw on; None makes a figure.
+        language: "en" or "tr".
+
+    Raises:
+        InputError: no trial was measured on test data.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner
+        >>> from cleanai.preview import try_settings
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> batch = torch.randn(16, 3), torch.zeros(16, dtype=torch.int64)
+        >>> pruner = StructuredPruner(net, batch[0])
+        >>> trials = [try_settings(pruner, [batch], pruning_ratio=ratio) for ratio in (0.25, 0.5)]
+        >>> figure = plot_trials(trials)
+        >>> figure.axes[0].get_xlabel(), [text.get_text() for text in figure.axes[0].texts]
+        ('MACs kept (%)', ['1', '2'])
     """
     points = [(number, trial) for number, trial in enumerate(trials, 1) if trial.metrics.accuracy is not None]
     if not points:

@@ -29,7 +29,8 @@ from cleanai.fields import IntArray
 from cleanai.fitting import make_plan
 from cleanai.gradients import GradientStatistics, LossFunction, collect_gradients
 from cleanai.history import merge_steps, own_history
-from cleanai.importance import Importance, ScoredGroup, find_importance, score_group, thresholds_of
+from cleanai.importance import Importance, ScoredGroup, find_importance
+from cleanai.importance.group import score_group, thresholds_of
 from cleanai.isolation import copy_model, evaluation_mode, list_state, preserve_model, take_back, transaction
 from cleanai.latency import LatencyRatio, compare_latency
 from cleanai.optimizers import list_parameters, note_heirs
@@ -100,7 +101,8 @@ class StructuredPruner:
         target: "channels", or "params" / "macs" / "latency" for that share of the whole model. Latency is measured:
             about ten candidates are built and timed against the original on the example inputs.
         global_pruning: rank the units of all groups together (scores normalised as the criterion says).
-        isomorphic: rank the units of groups of the same structure together; every such set gives its share.
+        isomorphic: rank the units of groups of the same structure together; every such set gives its share (Fang et
+            al., "Isomorphic Pruning for Vision Models", 2024).
         cost_aware: where units of several groups are ranked together, rank by score per saving of the target; None
             leaves that to the criterion.
         iterative_steps: reach the ratio in so many steps, scored anew in each.
@@ -118,13 +120,24 @@ class StructuredPruner:
         inplace: prune the model itself rather than a copy.
         recover: repair what a cut broke without training, on the data given to `collect_activations`: "none",
             "batchnorm", "bias" or "least_squares" (see `cleanai.recover_model`); done after the proof.
-        verify: prove the result (see `cleanai.verify`); a failed proof leaves the model as it was and raises.
+        verify: prove the result (see `cleanai.verify_pruning`); a failed proof leaves the model as it was and raises.
         keep_removed: keep what is removed with the pruned model, so that `cleanai.rollback` can put it back.
         forward_fn: ``forward_fn(model, inputs)`` in place of ``model(inputs)``.
         output_transform: picks the differentiable part of the model's output.
 
+    Attributes:
+        plan: after `prune`, what went, as a `cleanai.Plan`; None before.
+        pruned: after `prune`, the smaller model; None before.
+        verification: after `prune`, the proof, as a `cleanai.Verification`; None before and with ``verify=False``.
+        recovery: after `prune`, what the repair did, as a `cleanai.Recovery`; None where there was none.
+        statistics: what `collect_activations` collected; None before.
+        gradients: what `collect_gradients` collected; None before.
+        analysis: what is known of the model's structure (see `cleanai.analyze_model`).
+        warnings: what the user should know, as sentences.
+
     Raises:
         InputError: an argument that cannot be used; it says which and what to do. Nothing has been changed.
+        TraceError: no output of the model depends on its parameters.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -277,17 +290,23 @@ class StructuredPruner:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The groups of channels that can be pruned."""
+        """The groups of channels that can be pruned, each with its ``name``, ``kind`` and ``size`` in units.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> [(group.name, group.kind, group.size) for group in StructuredPruner(net, torch.randn(1, 3)).groups]
+            [('0', 'channels', 8)]
+        """
         return self.analysis.groups
 
     @property
     def frozen(self) -> tuple[Frozen, ...]:
-        """What cannot be pruned, and why."""
+        """What cannot be pruned: records of ``layers``, how many ``channels`` they have, and the ``reason``."""
         return self.analysis.frozen
 
     @property
     def call_options(self) -> dict[str, Any]:
-        """How the model is called: forward_fn and output_transform."""
+        """How the model is called: {"forward_fn": …, "output_transform": …}."""
         return dict(self._options)
 
     @property
@@ -314,13 +333,26 @@ class StructuredPruner:
     ) -> ActivationStatistics:
         """Activation statistics from calibration data, kept for the scores and returned.
 
-        ``loader`` yields tensors, (x, y) pairs, tuples or dicts; at most ``num_batches`` batches are used. A criterion
-        that wants statistics of the model as it is before each step (``recollect = True`` on it) goes through the
-        loader again. With ``distributed``, every process of a `torch.distributed` group calls this with batches of its
-        own, and all of them get the statistics of all batches.
+        Args:
+            loader: yields tensors, (x, y) pairs, tuples or dicts; labels are left out. A criterion that wants
+                statistics of the model as it is before each step (``recollect = True`` on it) and a repair go through
+                it again.
+            num_batches: at most so many batches; None for all.
+            progress: True or False for a progress bar; None shows one on terminals.
+            distributed: every process of a `torch.distributed` group calls this with batches of its own, and all of
+                them get the statistics of all batches.
 
         Raises:
             InputError: the loader is empty, a batch does not fit the model, or an activation is NaN or infinite.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> pruner = StructuredPruner(net, torch.randn(1, 3), importance="wanda")
+            >>> batches = [(torch.randn(16, 3), torch.zeros(16, dtype=torch.long)) for _ in range(4)]
+            >>> pruner.collect_activations(batches, num_batches=2, progress=False)
+            ActivationStatistics(2 layers, 2 batches, 32 samples)
+            >>> pruner.prune()[0].out_features
+            4
         """
         self.statistics = self._collect(
             self.model,
@@ -375,14 +407,28 @@ class StructuredPruner:
     ) -> GradientStatistics:
         """Gradient statistics from labelled batches, kept for the scores and returned.
 
-        ``loader`` yields (inputs, labels) pairs, or whatever ``loss_fn(model, batch)`` understands; the loss is the
-        cross-entropy if none is given. ``curvature`` is looked at where the criterion needs it, or if asked for, with
-        so many ``probes`` for each batch and random signs from ``seed`` (see `cleanai.collect_gradients`).
-        ``distributed`` is as in `collect_activations`.
+        Args:
+            loader: yields (inputs, labels) pairs, or whatever ``loss_fn`` understands.
+            loss_fn: ``loss_fn(model, batch)``, a scalar; None for the cross-entropy of the first output.
+            num_batches: at most so many batches; None for all.
+            probes: how often the curvature of each batch is estimated (see `cleanai.collect_gradients`).
+            curvature: look at curvature too; None for where the criterion needs it.
+            seed: of the random signs that this takes.
+            progress: True or False for a progress bar; None shows one on terminals.
+            distributed: as in `collect_activations`.
 
         Raises:
             InputError: the loader is empty, a batch has no labels or does not fit the model, or the loss is not a
                 finite scalar that depends on the parameters.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> pruner = StructuredPruner(net, torch.randn(1, 3), importance="taylor")
+            >>> batches = [(torch.randn(16, 3), torch.zeros(16, dtype=torch.long))]
+            >>> pruner.collect_gradients(batches, progress=False)
+            GradientStatistics(4 parameters, 1 batches, 16 samples)
+            >>> pruner.prune()[0].out_features
+            4
         """
         gradients = collect_gradients(
             self.model,
@@ -428,13 +474,29 @@ class StructuredPruner:
     # ------------------------------------------------------------------------------------------------------ choosing
 
     def describe_groups(self) -> list[ScoredGroup]:
-        """The groups with the model's tensors and what was collected of them: what a scorer is given."""
+        """The groups with the model's tensors and what was collected of them: what a scorer is given.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> (group,) = StructuredPruner(net, torch.randn(1, 3)).describe_groups()
+            >>> [(member.parameter, tuple(weight.shape)) for member, weight in group.weights()]
+            [('0.weight', (8, 3)), ('2.weight', (2, 8))]
+        """
         return _describe(self.model, self.groups, self.statistics, self.gradients)
 
     def score_groups(self, described: Sequence[ScoredGroup] | None = None) -> dict[str, Tensor | None]:
-        """The score of every unit of every group, higher = keep: {group name: shape [size]}, None where not scored.
+        """The score of every unit of every group, higher = keep: {group: float64, shape [size]}, None if not scored.
 
         ``described`` are the groups of `describe_groups`, where they are at hand already.
+
+        Raises:
+            InputError: activations or gradients are missing, or a scorer returned something unusable.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> scores = StructuredPruner(net, torch.randn(1, 3), importance="l1").score_groups()
+            >>> scores["0"].shape, scores["0"].dtype
+            (torch.Size([8]), torch.float64)
         """
         scores = self._score_all(self.model, self.describe_groups() if described is None else described)
         return {group.name: values for group, values in zip(self.groups, scores, strict=True)}
@@ -465,7 +527,16 @@ class StructuredPruner:
         Several steps are walked through on the model as it is: what a callback would train in between is not known.
 
         Raises:
-            InputError: the scores need activations that were not collected, or a scorer returned something unusable.
+            InputError: the scores need activations or gradients that were not collected, or a scorer returned something
+                unusable.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 2))
+            >>> with torch.no_grad():
+            ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [4.0], [2.0], [3.0]])), net[2].weight.fill_(1.0)
+            >>> print(StructuredPruner(net, torch.randn(1, 1), pruning_ratio=0.5).make_plan())
+            Plan(2 of 4 channels in 1 of 1 groups)
+              0  4 -> 2 channels  0, 2
         """
         with self._all_or_nothing(), preserve_model(self.model):
             walk = self._begin()
@@ -487,6 +558,12 @@ class StructuredPruner:
         Raises:
             InputError: the choice depends on more than scores (several steps, dropped blocks, latency), the scores are
                 not those of the groups, or they need activations that were not collected.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+            >>> pruner = StructuredPruner(net, torch.randn(1, 3), pruning_ratio=0.25)
+            >>> pruner.select_units({"0": torch.tensor([0.4, 0.1, 0.3, 0.2])}).kept("0.weight", 0)
+            (0, 2, 3)
         """
         reasons = {
             "iterative_steps is above 1": self.iterative_steps > 1,
@@ -506,6 +583,10 @@ class StructuredPruner:
                 raise InputError(
                     f"select_units: the scores of {group.name} have the shape {tuple(values.shape)}; give one for each "
                     f"of its {group.size} {group.kind}"
+                )
+            if values is not None and not bool(torch.isfinite(values).all()):
+                raise InputError(
+                    f"select_units: the scores of {group.name} hold NaN or infinite values; give finite ones"
                 )
         walk = self._begin()
         known = {group.index: scores[group.name] for group in self.groups}
@@ -602,6 +683,20 @@ class StructuredPruner:
 
         Raises:
             InputError: the scores need activations that were not collected.
+
+        Example:
+            >>> class Block(nn.Module):
+            ...     def __init__(self, scale):
+            ...         super().__init__()
+            ...         self.inside = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+            ...         _ = nn.init.constant_(self.inside[2].weight, scale), nn.init.zeros_(self.inside[2].bias)
+            ...
+            ...     def forward(self, x):
+            ...         return x + self.inside(x)
+            >>> net = nn.Sequential(nn.Linear(3, 8), Block(0.01), Block(1.0), nn.Linear(8, 2))
+            >>> scores = StructuredPruner(net, torch.randn(1, 3)).score_blocks()
+            >>> scores["1"] < scores["2"]
+            True
         """
         blocks = self._list_blocks() or list(self.analysis.blocks)
         if getattr(self.importance, "needs_activations", False) and self.statistics is not None:
@@ -817,25 +912,35 @@ class StructuredPruner:
     def prune(self, callback: Callable[[PruningStep], object] | None = None) -> nn.Module:
         """The smaller model: planned, sliced and, unless ``verify=False``, proven, step by step.
 
-        Returns a new model, or with ``inplace`` the model itself. Make the optimizer afterwards: parameters are new.
+        Returns a new model, or with ``inplace`` the model itself. Make the optimizer afterwards (or see
+        `cleanai.migrate_optimizer`): parameters are new.
 
-        Args:
-            callback: called after each step with the `PruningStep`; it may train the model in place (with an optimizer
-                made in the callback), and the next step scores what it left.
-
-        Raises:
-            InputError: activations are missing, a scorer returned something unusable, or the callback changed the
-                shape of the model.
-            VerificationError: the pruned model does not equal the masked original; the group at fault is named.
-
-            After these, and whatever else is raised until this returns (by the callback, by Ctrl-C, for want of
-            memory), the caller's model and the pruner are as they were: this commits by returning. What a callback
-            changed elsewhere stays changed, and with ``inplace=False`` the caller's model is never written to.
+        Whatever is raised until this returns (by a scorer, by the callback, by Ctrl-C, for want of memory), the
+        caller's model and the pruner are as they were: this commits by returning. What a callback changed elsewhere
+        stays changed, and with ``inplace=False`` the caller's model is never written to.
 
         Threads may prune several models at once, each its own: what draws random numbers or changes settings of the
         whole process (tracing, calibration, the proof, recovery, measurement) is done by one thread at a time, so all
         get what they would get alone. Callbacks run freely; one that runs in threads should draw from a generator of
         its own. A loader or a forward must not wait for another thread that uses CleanAI.
+
+        Args:
+            callback: called after each step with the `cleanai.PruningStep`; it may train the model in place (with an
+                optimizer made in the callback), and the next step scores what it left.
+
+        Raises:
+            InputError: activations or gradients are missing, a scorer returned something unusable, or the callback
+                changed the shape of the model.
+            VerificationError: the pruned model does not equal the masked original; the group at fault is named.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> pruner = StructuredPruner(net, torch.randn(1, 3), pruning_ratio=0.5)
+            >>> pruned = pruner.prune()
+            >>> pruned is net, tuple(net[0].weight.shape), tuple(pruned[0].weight.shape)
+            (False, (8, 3), (4, 3))
+            >>> pruner.plan
+            Plan(4 of 8 channels in 1 of 1 groups)
         """
         if callback is not None and not callable(callback):
             raise InputError(f"callback is {callback!r}; give a function of a PruningStep")
@@ -946,7 +1051,14 @@ class StructuredPruner:
         return {cut.module: (blocks[cut.module].parameters, costs.count_macs(alive, cut.module)) for cut in plan.blocks}
 
     def find_fault(self, plan: Plan) -> str | None:
-        """The first block or group whose part of a plan alone fails the proof, or None."""
+        """The name of the first block or group whose part of a ``plan`` alone fails the proof, or None.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> pruner = StructuredPruner(net, torch.randn(1, 3))
+            >>> print(pruner.find_fault(pruner.make_plan()))
+            None
+        """
         return self._find_fault(self.model, self._planned, plan)
 
     def _find_fault(self, model: nn.Module, analysis: Analysis, plan: Plan) -> str | None:
@@ -987,16 +1099,28 @@ class StructuredPruner:
         """What was asked, what went and why, what was frozen, the proof, and the measurements.
 
         Args:
-            metrics: measurements by stage, the original first and the pruned model second
-                (`cleanai.evaluate.measure_model`); measured without accuracy if left out.
+            model_name: what the report calls the model; its class if left out.
+            metrics: measurements by stage, the original first and the pruned model second (`cleanai.measure_model`);
+                measured without accuracy if left out.
             history: one dict per epoch of a fine-tuning.
             language: "en" or "tr".
 
         Raises:
-            InputError: nothing has been pruned yet.
+            InputError: nothing has been pruned yet, or an unknown language.
+
+        Example:
+            >>> from cleanai import measure_model
+            >>> net, x = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 3)
+            >>> pruner = StructuredPruner(net, x, pruning_ratio=0.25)
+            >>> pruned = pruner.prune()
+            >>> report = pruner.report(metrics={"original": measure_model(net, x), "pruned": measure_model(pruned, x)})
+            >>> report.budget.asked, report.budget.reached, report.metrics["pruned"].parameters
+            (0.25, 0.25, 38)
         """
         if self.plan is None or self.pruned is None:
             raise InputError("there is nothing to report yet: call prune() first")
+        if metrics is not None and not metrics:
+            raise InputError("metrics holds no stage: give measurements of one or more, or leave it out")
         import cleanai
 
         groups, frozen = self._reported
@@ -1028,10 +1152,13 @@ class StructuredPruner:
         )
 
     def summary(self, language: str = "en") -> None:
-        """Shows the report: as HTML in a notebook, as text in a terminal.
+        """Shows the report: as HTML in a notebook, as text in a terminal. ``language`` is "en" or "tr".
+
+        It measures what `report` measures, latencies among it, which takes about a second. ``print(pruner.report(…))``
+        shows the same in any case.
 
         Raises:
-            InputError: nothing has been pruned yet.
+            InputError: nothing has been pruned yet, or an unknown language.
         """
         report = self.report(language=language)
         if _in_notebook():

@@ -131,6 +131,11 @@ class EpochRecord:
         val_loss: mean loss on the validation batches, without label smoothing and teacher; None without validation.
         val_accuracy: top-1 in percent on them; None without validation.
         seconds: how long training and validation took.
+
+    Example:
+        >>> record = EpochRecord(epoch=1, train_loss=0.9, train_accuracy=71.5, lr=0.1, val_loss=0.8, val_accuracy=75.0)
+        >>> record.val_accuracy - record.train_accuracy
+        3.5
     """
 
     epoch: int
@@ -143,7 +148,13 @@ class EpochRecord:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """What the best epoch has most of: validation accuracy, and at equal accuracy the lower loss."""
+        """What the best epoch has most of: validation accuracy, and at equal accuracy the lower loss.
+
+        Example:
+            >>> first, second = EpochRecord(1, 1.0, 50.0, 0.1, 0.7, 60.0), EpochRecord(2, 0.9, 55.0, 0.1, 0.6, 60.0)
+            >>> second.rank > first.rank
+            True
+        """
         loss = math.inf if self.val_loss is None or math.isnan(self.val_loss) else self.val_loss
         return (-1.0 if self.val_accuracy is None else self.val_accuracy, -loss)
 
@@ -157,6 +168,11 @@ class TrainingResult:
         best_epoch: the epoch that did best on the validation batches (accuracy; at equal accuracy the lower loss; at
             equal loss the first); None without validation.
         stopped: why it ended before its last step: "patience" or "time"; None if it did not.
+
+    Example:
+        >>> result = TrainingResult([EpochRecord(1, 0.9, 71.5, 0.1, 0.8, 75.0)], best_epoch=1)
+        >>> result.history[result.best_epoch - 1].val_accuracy, result.stopped
+        (75.0, None)
     """
 
     history: list[EpochRecord]

@@ -71,7 +71,7 @@ def make_budget_record(plan: Plan, metrics: Sequence[ModelMetrics], measured: La
     if measured is not None:
         causes.append(f"latency timed in {measured.pairs} pairs with the original, IQR {measured.spread:.3f}")
     if abs(found - asked) > 0.01:
-        causes += ["groups shrink by whole units only"]
+        causes += ["groups shrink by whole units only" if plan.units else "no group can be pruned"]
         causes += ["layer_pruning_ratios ask for other shares"] if settings["layer_pruning_ratios"] else []
         causes += ["max_pruning_ratio holds groups back"] if settings["max_pruning_ratio"] < 1 else []
         causes += ["min_channels holds groups back"] if settings["min_channels"] > 1 else []

@@ -51,8 +51,13 @@ METHODS: tuple[str, ...] = ("none", "batchnorm", "bias", "least_squares")
 class RepairedBlock:
     """One block's repair.
 
-    ``before`` and ``after`` are the squared errors of its output against the original network's, on batches that the
-    repair did not see, in shares of the output's variance. ``steps`` counts Gauss-Newton steps.
+    Attributes:
+        path: of the block.
+        layers: the paths of the layers in it that were solved anew.
+        before, after: the squared errors of its output against the original network's, on batches that the repair did
+            not see, in shares of the output's variance.
+        steps: how many Gauss-Newton steps were taken.
+        note: what was special.
     """
 
     path: str
@@ -65,7 +70,28 @@ class RepairedBlock:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What a repair did: the method, how many samples it saw, each block, and the layers it left as they were (why)."""
+    """What a repair did: the method, how many samples it saw, each block, and the layers it left as they were (why).
+
+    Attributes:
+        method: "none", "batchnorm", "bias" or "least_squares".
+        samples: how many rows of calibration data it saw.
+        seconds: how long it took.
+        blocks: one record per repaired block: ``path``, ``layers``, the errors ``before`` and ``after`` in shares of
+            the output's variance, and the Gauss-Newton ``steps``.
+        skipped: {layer: why it was left as it was sliced}.
+
+    Example:
+        >>> from cleanai import StructuredPruner
+        >>> _ = torch.manual_seed(0)
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+        >>> pruner = StructuredPruner(net, torch.randn(1, 8), pruning_ratio=0.25, recover="least_squares")
+        >>> _ = pruner.collect_activations(torch.randn(256, 8).split(32), progress=False)
+        >>> _ = pruner.prune()
+        >>> pruner.recovery.method, pruner.recovery.samples, pruner.recovery.skipped
+        ('least_squares', 256, {})
+        >>> all(block.after < block.before for block in pruner.recovery.blocks)
+        True
+    """
 
     method: str
     samples: int
@@ -107,12 +133,27 @@ def recover_model(
 ) -> Recovery:
     """Repairs a pruned model in place from unlabelled data, without training.
 
+    ``StructuredPruner(…, recover="least_squares")`` does it after the proof. With "least_squares" each layer's weights
+    W, which the cut left as W₀, become ``argmin_W ‖W [x; 1] - y‖² + λ ‖W - W₀‖²``, where x is what the layer reads in
+    the pruned network and y what it made in the original one (He et al., "Channel Pruning for Accelerating Very Deep
+    Neural Networks", 2017); then a few Gauss-Newton steps bring each block's output closer to the original's.
+
     Args:
-        plan: what was cut, in the original model's numbering; ``coupling`` is the original model's.
+        original: the model before the cut; left as it was.
+        pruned: the model after the cut, which is repaired.
+        plan: what was cut, in the original model's numbering.
+        coupling: the original model's groups: ``pruner.analysis.coupling``.
         loader: calibration data; labels are left out. It is held in memory, with what is alive between two blocks.
+        example_inputs: tells how many of a batch's tensors are inputs.
         method: "batchnorm" (the running statistics anew, Cai et al. 2020), "bias" (each layer's mean output as in the
-            original; for layers too large for moments), "least_squares" (see the module), or "none".
+            original; for layers too large for moments), "least_squares", or "none".
+        num_batches: at most so many batches; None for all.
+        forward_fn: ``forward_fn(model, inputs)`` in place of ``model(inputs)``.
         refine_steps: at most so many Gauss-Newton steps for each block; 0 leaves the layers' own least squares.
+        progress: True or False for a progress bar; None shows one on terminals.
+
+    Returns:
+        What was repaired, and how far each block's output is from the original's.
 
     Raises:
         InputError: an unknown method, an empty loader, or a model that cannot run on it; the model is as it was.

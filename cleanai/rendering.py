@@ -1,7 +1,7 @@
 """A report as text, Markdown and HTML: one set of tables and sentences, three ways to write them.
 
-`*_table` functions turn the report into strings once; `render_*` functions only lay those strings out, so the terminal,
-the notebook, the page and the document cannot disagree. HTML goes through jinja2 with escaping always on.
+``*_table`` functions turn the report into strings once; ``render_*`` functions only lay those strings out, so the
+terminal, the notebook, the page and the document cannot disagree. HTML goes through jinja2 with escaping always on.
 """
 
 from __future__ import annotations
@@ -39,6 +39,15 @@ if TYPE_CHECKING:
     from cleanai.evaluate import Latency, ModelMetrics
     from cleanai.report import GroupRecord, Report
 
+__all__ = [
+    "Table",
+    "blocks_table",
+    "budget_table",
+    "frozen_table",
+    "groups_table",
+    "metrics_table",
+]
+
 TERMINAL_WIDTH = 106  # where running text is wrapped
 TERMINAL_ROWS = 40  # pruned groups listed in a terminal
 TERMINAL_REASONS = 12  # reasons for freezing listed in a terminal
@@ -52,9 +61,24 @@ FIGURE_DPI = 120
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """A titled table of strings; `align` has one letter per column, l or r.
+    """A titled table of strings.
 
     Prints itself in a terminal and shows itself in a notebook, on bright and dark backgrounds.
+
+    Attributes:
+        title: stands above it.
+        columns: the heads.
+        rows: the cells, row by row.
+        align: one letter per column, l or r.
+        notes: sentences under it.
+
+    Example:
+        >>> Table("Channels", ("layer", "kept"), (("conv1", "12"), ("conv2", "9")), "lr")
+        Channels
+          layer  kept
+          -----------
+          conv1    12
+          conv2     9
     """
 
     title: str
@@ -74,7 +98,22 @@ class Table:
 
 
 def metrics_table(report: Report) -> Table:
-    """Before and after: one row per quantity, one column per stage and its change against the first stage."""
+    """Before and after: one row per quantity, one column per stage and its change against the first stage.
+
+    Args:
+        report: in the language of which the table is written.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, measure_model
+        >>> net, inputs = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 3)
+        >>> pruner = StructuredPruner(net, inputs, pruning_ratio=0.25)
+        >>> smaller = pruner.prune()
+        >>> metrics = {"original": measure_model(net, inputs), "pruned": measure_model(smaller, inputs)}
+        >>> [row[:3] for row in metrics_table(pruner.report(metrics=metrics)).rows[2:]]
+        [('MACs', '40', '30'), ('FLOPs', '80', '60')]
+    """
     language = report.language
     stages = list(report.metrics)
     columns = [say(language, "quantity")]
@@ -220,7 +259,22 @@ def _stage_names(stages: Iterable[str], language: str) -> str:
 
 
 def budget_table(report: Report) -> Table:
-    """Asked against reached, as removed shares of the whole model, in all measures."""
+    """Asked against reached, as removed shares of the whole model, in all measures.
+
+    Args:
+        report: in the language of which the table is written.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, measure_model
+        >>> net, inputs = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 3)
+        >>> pruner = StructuredPruner(net, inputs, pruning_ratio=0.25)
+        >>> smaller = pruner.prune()
+        >>> report = pruner.report(metrics={"original": measure_model(net, inputs)})
+        >>> budget_table(report).rows[0]
+        ('Channels', '25.0 %', '25.0 %', '0.0 points')
+    """
     language, budget, stages = report.language, report.budget, list(report.metrics.values())
     labels = {"channels": "Channels", "params": "Parameters", "macs": "MACs", "latency": "Latency"}
     rows = []
@@ -256,7 +310,23 @@ def _blocks_budget(report: Report) -> tuple[str, str, str, str]:
 
 
 def blocks_table(report: Report, limit: int | None = None) -> Table:
-    """The residual blocks with their scores and what became of them; more than a limit, and the dropped come first."""
+    """The residual blocks with their scores and what became of them.
+
+    Args:
+        report: in the language of which the table is written.
+        limit: list so many of them, the dropped ones first; None lists all.
+
+    Example:
+        >>> import torch
+        >>> from cleanai import StructuredPruner, measure_model
+        >>> from cleanai.models import digits_resnet
+        >>> net, inputs = digits_resnet(4), torch.zeros(1, 1, 8, 8)
+        >>> pruner = StructuredPruner(net, inputs, depth_pruning_ratio=0.4, pruning_ratio=0)
+        >>> smaller = pruner.prune()
+        >>> report = pruner.report(metrics={"original": measure_model(net, inputs)})
+        >>> [(row[0], row[1]) for row in blocks_table(report).rows]
+        [('block1', 'ProjectedBlock'), ('block3', 'ProjectedBlock')]
+    """
     language, shown = report.language, report.blocks
     if limit is not None and len(shown) > limit:
         shown = tuple(sorted(shown, key=lambda block: not block.removed)[:limit])
@@ -302,7 +372,23 @@ def group_cells(report: Report, group: GroupRecord) -> tuple[str, ...]:
 
 
 def groups_table(report: Report, limit: int | None = None) -> Table:
-    """The pruned groups, at most `limit` of them; those that stayed whole are counted in the notes by their reason."""
+    """The pruned groups; those that stayed whole are counted in the notes by their reason.
+
+    Args:
+        report: in the language of which the table is written.
+        limit: list so many of them; None lists all.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, measure_model
+        >>> net, inputs = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 3)
+        >>> pruner = StructuredPruner(net, inputs, pruning_ratio=0.25)
+        >>> smaller = pruner.prune()
+        >>> report = pruner.report(metrics={"original": measure_model(net, inputs)})
+        >>> groups_table(report).rows[0][:6]
+        ('1', '0', 'channels', '8', '6', '25.0 %')
+    """
     language = report.language
     pruned = [group for group in report.groups if group.removed]
     shown = pruned if limit is None else pruned[:limit]
@@ -372,7 +458,23 @@ def _short_list(items: Sequence[str], language: str, most: int = 3) -> str:
 
 
 def frozen_table(report: Report, limit: int | None = None) -> Table:
-    """What was never a candidate, merged by reason; with a limit, so many reasons and their first layers."""
+    """What was never a candidate, merged by reason.
+
+    Args:
+        report: in the language of which the table is written.
+        limit: list so many reasons and their first layers; None lists all of both.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, measure_model
+        >>> net, inputs = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 3)
+        >>> pruner = StructuredPruner(net, inputs, pruning_ratio=0.25)
+        >>> smaller = pruner.prune()
+        >>> report = pruner.report(metrics={"original": measure_model(net, inputs)})
+        >>> frozen_table(report).rows[-1]
+        ('the output of the model', '2', '2')
+    """
     language = report.language
     reasons = frozen_reasons(report)
     rows = tuple((item.reason, item.all if limit is None else item.short, item.channels) for item in reasons[:limit])
@@ -493,7 +595,7 @@ def verdict(report: Report) -> str:
 
 
 def short_indices(indices: Sequence[int], language: str, runs: int | None = SHORT_RUNS) -> str:
-    """Indices as runs ("0–3, 7"), cut after a few runs and then counted; `runs=None` writes them all."""
+    """Indices as runs ("0–3, 7"), cut after a few runs and then counted; ``runs=None`` writes them all."""
     if not indices:
         return say(language, "none")
     pieces = [f"{low}" if low == high else f"{low}–{high}" for low, high in _runs(sorted(indices))]

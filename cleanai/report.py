@@ -1,7 +1,7 @@
 """The report of one pruning run: what was asked, what happened, and why.
 
 A `Report` is inert data. It prints itself in a terminal, shows itself in a notebook, and saves itself as a page with
-figures (`.html`), a document (`.md`) or data (`.json`); `Report.load` reads the data back and executes no code.
+figures (``.html``), a document (``.md``) or data (``.json``); `Report.load` reads the data back and executes no code.
 Rendering lives in `cleanai.rendering` and `cleanai.plots`, words in `cleanai.texts`.
 
 Shares and ratios are fractions (0.3 = 30 %), accuracies are percent, sizes are MB = 10^6 bytes, times are named by
@@ -35,6 +35,15 @@ from cleanai.texts import check_language
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+__all__ = [
+    "BlockRecord",
+    "BudgetRecord",
+    "FrozenRecord",
+    "GroupRecord",
+    "LayerRecord",
+    "ProofRecord",
+]
+
 FORMAT = "cleanai-report"
 FORMAT_VERSION = 1
 
@@ -43,8 +52,17 @@ FORMAT_VERSION = 1
 class LayerRecord:
     """One dimension of one parameter that shrank with its group.
 
-    `name` is the module path, `parameter` the full parameter name, `role` is "output" or "input", `before` and `after`
-    are sizes of dimension `dim`.
+    Attributes:
+        name: the module's path.
+        parameter: the full parameter name.
+        dim: the dimension.
+        role: "input" where it is summed over (the columns of a weight), else "output".
+        before, after: the sizes of that dimension.
+
+    Example:
+        >>> layer = LayerRecord("conv2", "conv2.weight", 1, "input", before=16, after=12)
+        >>> layer.before - layer.after  # so many input channels went
+        4
     """
 
     name: str
@@ -59,11 +77,20 @@ class LayerRecord:
 class GroupRecord:
     """Units that live or die together: which went, with what scores, and which layers followed.
 
-    `kind` names the units ("channels", "heads", "head dimensions", "groups"). `removed` are indices of units in the
-    original numbering; `scores`, where there are any, hold one number per original unit. `asked_ratio` is the share of
-    this group that was asked for, `note` says why it was treated specially. Raises `InputError` when these contradict
-    each other.
+    Attributes:
+        name: the group's name.
+        kind: what the units are: "channels", "heads", "head dimensions" or "groups".
+        layers: the dimensions that shrank with it.
+        units_before, units_after: how many there were and are.
+        removed: indices of units in the original numbering.
+        scores: one number per original unit, where there are any.
+        asked_ratio: the share of this group that was asked for.
+        note: why it was treated specially.
 
+    Raises:
+        InputError: these contradict each other.
+
+    Example:
         >>> layer = LayerRecord("conv1", "conv1.weight", 0, "output", before=4, after=3)
         >>> group = GroupRecord("conv1", "channels", (layer,), 4, 3, removed=(2,), scores=(0.9, 0.5, 0.1, 0.7))
         >>> group.removed_share, group.cut
@@ -99,7 +126,7 @@ class GroupRecord:
 
     @property
     def removed_scores(self) -> list[float]:
-        """The scores of the removed units, in the order of `removed`; empty without scores."""
+        """The scores of the removed units, in the order of ``removed``; empty without scores."""
         return [self.scores[index] for index in self.removed] if self.scores is not None else []
 
     @property
@@ -119,7 +146,18 @@ class GroupRecord:
 class BlockRecord:
     """A residual block that could be dropped whole: its size in the original model, and whether it went.
 
-    `kind` is its class, `score` follows "higher = keep" (None = not scored), `note` says why it was treated specially.
+    Attributes:
+        name: the block's path.
+        kind: its class.
+        parameters, macs: how many it has in the original model.
+        removed: whether it went.
+        score: higher = keep; None = not scored.
+        note: why it was treated specially.
+
+    Example:
+        >>> blocks = [BlockRecord("layer1.1", "BasicBlock", 73_984, 75_497_472, removed=True, score=0.1)]
+        >>> sum(block.parameters for block in blocks if block.removed)
+        73984
     """
 
     name: str
@@ -133,7 +171,24 @@ class BlockRecord:
 
 @dataclass(frozen=True)
 class FrozenRecord:
-    """Layers whose channels were never candidates, and the reason."""
+    """Layers whose channels were never candidates, and the reason.
+
+    Attributes:
+        layers: the module paths.
+        channels: how many channels that is.
+        reason: an English sentence that `cleanai.texts` can translate.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner, measure_model
+        >>> net, inputs = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 3)
+        >>> pruner = StructuredPruner(net, inputs, pruning_ratio=0.25)
+        >>> smaller = pruner.prune()
+        >>> report = pruner.report(metrics={"original": measure_model(net, inputs)})
+        >>> report.frozen[-1]
+        FrozenRecord(layers=('2',), channels=2, reason='the output of the model')
+    """
 
     layers: tuple[str, ...]
     channels: int
@@ -142,7 +197,18 @@ class FrozenRecord:
 
 @dataclass(frozen=True)
 class ProofRecord:
-    """The verification's result; `passed` is None when it was switched off."""
+    """The verification's result, as a report keeps it.
+
+    Attributes:
+        passed: None when the proof was switched off.
+        max_relative_error, tolerance, dtype, runs, seconds: as in `cleanai.Verification`; None where there was none.
+        note: what is wrong beyond a difference, or why there was no proof.
+
+    Example:
+        >>> proof = ProofRecord(True, max_relative_error=3e-16, tolerance=1e-9, dtype="float64", runs=1, seconds=0.02)
+        >>> proof.max_relative_error <= proof.tolerance
+        True
+    """
 
     passed: bool | None
     max_relative_error: float | None
@@ -155,10 +221,19 @@ class ProofRecord:
 
 @dataclass(frozen=True)
 class BudgetRecord:
-    """What was asked against what was reached, as removed shares of the whole model.
+    """What was asked against what was reached, as removed shares of the whole model, 0 to 1.
 
-    `target` is "channels", "params", "macs" or "latency"; `asked` and `reached` are about it, the other four fields
-    give what was reached in each measure (`latency` None = not measured). `note` says why asked and reached differ.
+    Attributes:
+        target: "channels", "params", "macs" or "latency".
+        asked, reached: the share of the target.
+        channels, params, macs: what was reached in each measure.
+        latency: what was reached in latency; None = not measured.
+        note: why asked and reached differ.
+
+    Example:
+        >>> budget = BudgetRecord("macs", asked=0.5, reached=0.497, channels=0.29, params=0.51, macs=0.497)
+        >>> round(100 * (budget.reached - budget.asked), 1)  # in points
+        -0.3
     """
 
     target: str
@@ -175,14 +250,46 @@ class BudgetRecord:
 class Report:
     """One pruning run, whole: settings, measurements by stage, groups, residual blocks, frozen layers, proof, budget.
 
-    `metrics` maps stages in order ("original", "pruned", "fine-tuned", …) to measurements; the first is what the
-    others are compared with. `history` holds one dictionary per epoch ("epoch", "loss", "accuracy", …). `language`
-    is "en" or "tr"; `dataclasses.replace(report, language="tr")` gives the same report in Turkish.
+    `StructuredPruner.report` makes it. It prints itself in a terminal, shows itself in a notebook, and saves itself as
+    a page, a document or data. Shares and ratios are fractions (0.3 = 30 %), accuracies are percent.
+    ``dataclasses.replace(report, language="tr")`` gives the same report in Turkish.
 
-    Raises `InputError` for an unknown language.
+    Attributes:
+        model_name: what the report calls the model.
+        created: when, in UTC, as ISO 8601 writes it.
+        versions: {package: version}.
+        settings: what was asked for, as plain data.
+        metrics: measurements by stage in order ("original", "pruned", "fine-tuned", …); the first is what the others
+            are compared with.
+        groups: one record per group: ``name``, ``units_before``, ``units_after``, ``removed``, ``scores``, ``layers``.
+        frozen: layers whose channels were never candidates, each with the ``reason``.
+        proof: what the proof said.
+        budget: what was ``asked`` against what was ``reached``, as removed shares.
+        history: one dictionary per epoch of a fine-tuning ("epoch", "loss", "accuracy", …).
+        warnings: what the reader should know, as sentences.
+        language: "en" or "tr".
+        blocks: the residual blocks that could go, and whether they went.
+        recovery: what a repair did; None where there was none.
 
-        report.save("report.html")
-        Report.load("report.json").groups[0].removed
+    Raises:
+        InputError: an unknown language.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from cleanai import StructuredPruner
+        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> pruner = StructuredPruner(net, torch.zeros(1, 3), pruning_ratio=0.25)
+        >>> _ = pruner.prune()
+        >>> metrics = {"original": ModelMetrics(50, 2e-4, 40), "pruned": ModelMetrics(38, 1.5e-4, 30)}
+        >>> report = pruner.report(metrics=metrics)  # measured if left out
+        >>> report.groups[0].name, len(report.groups[0].removed), report.proof.passed
+        ('0', 2, True)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = report.save(f"{folder}/report.json")
+        ...     loaded = Report.load(path)
+        >>> loaded.groups == report.groups
+        True
     """
 
     model_name: str
@@ -223,7 +330,11 @@ class Report:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Report:
-        """The report that `to_dict` wrote; raises `InputError` when the data is something else."""
+        """The report whose ``data`` `to_dict` wrote; everything is checked, nothing is executed.
+
+        Raises:
+            InputError: it is damaged, or something else.
+        """
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise InputError(f'This is not a CleanAI report: its "format" is not "{FORMAT}".')
         if data.get("format_version") != FORMAT_VERSION:
@@ -238,10 +349,13 @@ class Report:
             raise InputError(f"This CleanAI report is damaged: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the report as `.html`, `.md` or `.json` by the path's suffix and return the path.
+        """Writes the report as ``.html``, ``.md`` or ``.json``, by the suffix of ``path``, and returns the path.
 
         Missing folders are made. The file is rendered first, written beside its destination and then renamed, so that
-        a failure leaves an older file as it was. Raises `InputError` for another suffix.
+        a failure leaves an older file as it was.
+
+        Raises:
+            InputError: another suffix.
         """
         target = Path(path)
         text = _renderer(target)(self)
@@ -250,7 +364,11 @@ class Report:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Report:
-        """Read a report saved as `.json`; executes no code. Raises `InputError` when the file is not one."""
+        """Reads a report saved as ``.json`` at ``path``; executes no code.
+
+        Raises:
+            InputError: there is no such file, or it is no report.
+        """
         source = Path(path)
         if source.suffix.lower() != ".json":
             raise InputError(f"Report.load reads .json files, not {source.name!r}; save the report as .json too.")

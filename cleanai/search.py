@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OBJECTIVES = ("accuracy", "params", "macs", "latency")
+"""What `search_plans` can look at: accuracy is made large, everything else small."""
 _PLAN, _OBJECTIVES = "cleanai_plan", "cleanai_objectives"
 
 
@@ -36,9 +37,18 @@ class SearchSpace:
     Attributes:
         by: "group": a ratio for each group; "stage": one for the groups of each stage (the first part of their names
             and their kind); "model": one for all.
-        max_ratio: the largest ratio; ``step`` apart.
+        max_ratio: the largest ratio, in [0, 1).
+        step: how far apart ratios are.
         importances: names of criteria to choose from.
         scopes: "local" (ratios as ``by`` says), "global" or "isomorphic" (one ratio, ranked across groups).
+
+    Raises:
+        InputError: a value that cannot be used; it says which.
+
+    Example:
+        >>> space = SearchSpace(by="model", max_ratio=0.5, importances=("magnitude", "lamp"))
+        >>> space.step, space.scopes
+        (0.05, ('local',))
     """
 
     by: str = "group"
@@ -65,7 +75,14 @@ class SearchSpace:
 
 @dataclass(frozen=True)
 class SearchTrial:
-    """One pruned model that was tried: its objectives, the plan that makes it, and what was chosen for it."""
+    """One pruned model that was tried: its objectives, the plan that makes it, and what was chosen for it.
+
+    Attributes:
+        number: of the trial in its study.
+        values: {objective: value}: parameters and MACs as counts, latency in ms, accuracy as ``evaluate`` gives it.
+        plan: what was cut, in the numbering of the original model.
+        choices: the ratios, the criterion and the scope.
+    """
 
     number: int
     values: Mapping[str, float]
@@ -73,13 +90,38 @@ class SearchTrial:
     choices: Mapping[str, Any] = field(repr=False)
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """A copy of the original model, pruned by this trial's plan."""
+        """A copy of the original ``model``, pruned by this trial's plan.
+
+        Raises:
+            PlanError: it is another architecture.
+        """
         return slice_model(copy_model(model), self.plan)
 
 
 @dataclass(frozen=True, repr=False)
 class SearchResult:
-    """All finished trials of a study, those of other processes included, by number."""
+    """All finished trials of a study, those of other processes included, by number.
+
+    `search_plans` makes it.
+
+    Attributes:
+        trials: one record per pruned model: ``number``, ``values`` by objective, ``plan``, ``choices``;
+            ``apply(model)`` makes it again.
+        objectives: what was searched for.
+        study_name: the name of the study in its storage.
+        study: the study itself, an ``optuna.Study``.
+
+    Example:
+        >>> from cleanai.search import SearchTrial
+        >>> values = [(92.0, 4e6), (91.0, 2e6), (90.0, 3e6)]  # accuracy and MACs
+        >>> named = [dict(zip(("accuracy", "macs"), pair, strict=True)) for pair in values]
+        >>> trials = tuple(SearchTrial(number, each, Plan(), {}) for number, each in enumerate(named))
+        >>> result = SearchResult(trials, ("accuracy", "macs"), "demo", study=None)
+        >>> [trial.number for trial in result.pareto]  # the last one is beaten by the second in both
+        [0, 1]
+        >>> result.best("macs", accuracy=91.5).number
+        0
+    """
 
     trials: tuple[SearchTrial, ...]
     objectives: tuple[str, ...]
@@ -105,14 +147,14 @@ class SearchResult:
         return tuple(trial.values[name] if name == "accuracy" else -trial.values[name] for name in self.objectives)
 
     def best(self, objective: str, **limits: float) -> SearchTrial:
-        """The best trial by one objective among those that keep limits on others: at least that accuracy, at most that
-        of anything else.
+        """The best trial by one objective among those that keep limits on others.
+
+        Args:
+            objective: one of those that were searched for.
+            limits: at least that accuracy, at most that of anything else: ``best("macs", accuracy=92.0)``.
 
         Raises:
             InputError: an objective that was not searched for, or no trial keeps the limits.
-
-        Example:
-            ``result.best("macs", accuracy=92.0)``
         """
         unknown = [name for name in (objective, *limits) if name not in self.objectives]
         if unknown:
@@ -163,9 +205,12 @@ def search_plans(
     """Tries pruned models and returns those that no other one beats in all objectives.
 
     Every trial prunes a copy; the model is left as it was. Trials are chosen by Optuna's TPE sampler, after a few that
-    prune everything alike. Each one's plan is stored with the study: whoever opens it has the models too.
+    prune everything alike. Each one's plan is stored with the study: whoever opens it has the models too. Needs Optuna:
+    ``pip install "cleanai[search]"``.
 
     Args:
+        model: the trained model.
+        example_inputs: what it is called with, as for `StructuredPruner`.
         evaluate: gives a pruned model's accuracy (any number that is better when higher); it may train the model.
         objectives: two or more of "accuracy", "params", "macs", "latency"; all but accuracy are minimised.
         n_trials: how many trials this call makes; a study that goes on keeps its earlier ones.
@@ -175,8 +220,13 @@ def search_plans(
         storage: None keeps the study in memory; a URL ("sqlite:///study.db", or a database server's) or the path of a
             journal file (also on a network drive) shares it: processes that name the same storage and study work on it
             together, each with a seed of its own.
+        study_name: which study of the storage to begin or go on with.
         seed: makes the choice of trials repeatable in a single process.
+        progress: True or False for a progress bar; None shows one on terminals.
         options: further arguments of `StructuredPruner` (ignored_layers, min_channels, forward_fn, …).
+
+    Returns:
+        All trials, those on the Pareto front as ``pareto``.
 
     Raises:
         InputError: Optuna is not installed, an argument cannot be used, or the study has other objectives.

@@ -429,6 +429,12 @@ def made_in(group: Group, path: str) -> bool:
 _EXACT = 1_000_000
 
 
+def _closeness(group: Group, path: str) -> int:
+    """How few containers lie between a module and the nearest of its layers that make the group's channels."""
+    nearest = min(m.layer.count(".") for m in group.members if m.role == "output" and is_within(m.layer, path))
+    return _EXACT - 1 - (nearest - path.count(".") if path else nearest + 1)
+
+
 def _names_group(model: nn.Module, coupling: Coupling, spec: LayerSpec) -> bool:
     """Whether a name is a group's that is no module's: ``attend.in_proj_weight``, or one of several of a layer."""
     names = {group.name for group in coupling.groups}
@@ -459,11 +465,11 @@ def resolve_ratios(
         paths = find_made(model, coupling, spec, "layer_pruning_ratios")
         hit = False
         for path in paths:
-            rank = _EXACT if exact else 0 if isinstance(spec, type) else 1 + path.count(".")
             for group in coupling.groups:
                 if group.name != spec if exact else not made_in(group, path):
                     continue
                 hit = True
+                rank = _EXACT if exact else 0 if isinstance(spec, type) else _closeness(group, path)
                 before = chosen.get(group.index)
                 if before is not None and before[0] == rank and before[1] != ratio:
                     raise InputError(

@@ -60,7 +60,26 @@ class SensitivityPoint:
 
 @dataclass(frozen=True, repr=False)
 class Sensitivity:
-    """The points of all groups, by group and ascending ratio, and ``accuracy`` of the model as it was."""
+    """What each group's cut alone does to a model: the points of all groups, by group and ascending ratio.
+
+    `analyze_sensitivity` makes it, `auto_ratio` makes ratios of it.
+
+    Attributes:
+        points: one `cleanai.sensitivity.SensitivityPoint` per group and ratio: ``group``, ``ratio``, ``removed``,
+            ``params`` and ``macs`` (shares saved), ``error`` (relative, of the outputs), ``accuracy``.
+        importance: the criterion that chose the units.
+        samples: how many rows of calibration data the outputs were compared on.
+        accuracy: of the model as it was; None where it was not measured.
+
+    Example:
+        >>> errors = {"conv1": 0.01, "conv2": 0.4}
+        >>> points = tuple(SensitivityPoint(name, 0.5, 0.5, 0.3, 0.2, error) for name, error in errors.items())
+        >>> sensitivity = Sensitivity(points, importance="magnitude", samples=64)
+        >>> max(sensitivity.points, key=lambda point: point.error).group  # cut this one least
+        'conv2'
+        >>> Sensitivity.from_json(sensitivity.to_json()) == sensitivity
+        True
+    """
 
     points: tuple[SensitivityPoint, ...]
     importance: str
@@ -73,7 +92,7 @@ class Sensitivity:
         return tuple(dict.fromkeys(point.group for point in self.points))
 
     def points_of(self, group: str) -> tuple[SensitivityPoint, ...]:
-        """The points of one group, by ascending ratio.
+        """The points of one ``group``, by ascending ratio.
 
         Raises:
             InputError: no group of that name was cut.
@@ -84,7 +103,7 @@ class Sensitivity:
         return found
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per point."""
+        """One row per point, with the columns group, ratio, removed, params, macs, error and accuracy."""
         import pandas as pd
 
         return pd.DataFrame([asdict(point) for point in self.points])
@@ -95,7 +114,7 @@ class Sensitivity:
 
     @classmethod
     def from_json(cls, text: str) -> Sensitivity:
-        """What `to_json` wrote.
+        """What `to_json` wrote into ``text``.
 
         Raises:
             InputError: it is something else.
@@ -130,14 +149,19 @@ def analyze_sensitivity(
 ) -> Sensitivity:
     """Cuts every group alone, at every ratio, on a copy of the pruner's model, and measures what that does.
 
-    The pruner gives the model, the criterion with its statistics, and the limits (`min_channels`, `round_to`,
-    `max_pruning_ratio`); nothing of it is changed. Ratios that come to the same cut are measured once.
+    The pruner gives the model, the criterion with its statistics, and the limits (``min_channels``, ``round_to``,
+    ``max_pruning_ratio``); nothing of it is changed. Ratios that come to the same cut are measured once.
 
     Args:
+        pruner: of the trained model.
         evaluate: a function from a model to its accuracy, or a loader of (inputs, labels) to measure it on.
         calibration: batches on which outputs are compared; the example inputs if left out.
         ratios: shares of a group's units, in (0, 1).
         progress: True or False for a progress bar; None shows one on terminals.
+
+    Returns:
+        For each group and ratio: the share of its units that went, the shares of the whole model's parameters and MACs
+        that this saves, the relative error ‖y' - y‖₂ / ‖y‖₂ of the outputs, and the accuracy.
 
     Raises:
         InputError: a ratio is out of range, the criterion lacks statistics, a loader is empty or can be gone through
@@ -315,10 +339,15 @@ def auto_ratio(
     save, as far as the sum holds. It is a prediction; what the model loses in the end has to be measured.
 
     Args:
+        sensitivity: what `analyze_sensitivity` returned.
+        pruner: of the same model.
         budget: the share of ``target`` to save, in (0, 1); met by predicted cost, as near as whole units allow.
         max_loss: instead of a budget, how much may be lost: points of accuracy, or relative output error.
         target: "params", "macs" or "channels".
         by: "accuracy" or "error"; accuracy if it was measured.
+
+    Returns:
+        {group name: ratio in [0, 1)}.
 
     Raises:
         InputError: both or none of the two are given, the budget is out of reach, or accuracy was not measured.

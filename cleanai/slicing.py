@@ -40,10 +40,15 @@ def slice_model(model: nn.Module, plan: Plan, *, keep_removed: bool = False) -> 
     tied, each tensor stays on its device and keeps its dtype, ``requires_grad`` and memory format. Parameters become
     new objects: make the optimizer afterwards. Peak memory is that of the model and its largest tensor; below 128 MB it
     may be twice the model. A tensor that is mapped from a file is sliced into a mapped temporary file. The cut becomes
-    an entry of the model's history (`cleanai.history_of`); with ``keep_removed``, what goes is kept there as well, so
-    that `cleanai.rollback` can put it back.
+    an entry of the model's history (`cleanai.history_of`). There is no proof here: see `cleanai.verify_pruning`.
+
+    Args:
+        model: changed in place.
+        plan: from `StructuredPruner.make_plan`, or of one's own.
+        keep_removed: keep what goes in the history as well, so that `cleanai.rollback` can put it back.
 
     Raises:
+        InputError: ``plan`` is no plan.
         PlanError: a tensor or block of the plan is missing, or a tensor has another size or an attribute another value.
 
     Example:

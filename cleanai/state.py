@@ -41,8 +41,12 @@ def save_pruned(model: nn.Module, path: str | Path, *, include_removed: bool = F
         include_removed: also what was removed, where it was kept (``keep_removed=True``), so that
             `cleanai.rollback` works after loading.
 
+    Returns:
+        The path.
+
     Raises:
-        InputError: the removed values were not kept, or the state dict holds something that is no tensor.
+        InputError: the removed values were not kept, the state dict holds something that is no tensor, or the path
+            cannot be written.
 
     Example:
         >>> import tempfile
@@ -81,6 +85,22 @@ def load_pruned(
     Raises:
         InputError: the file is missing or damaged, or does not fit the factory's model. If the factory returned a model
             that exists elsewhere, that is as before.
+
+    Example:
+        >>> import tempfile
+        >>> from cleanai import StructuredPruner
+        >>> def build(width=8):
+        ...     return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 2))
+        >>> pruned = StructuredPruner(build(), torch.ones(1, 3)).prune()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_pruned(pruned, Path(folder) / "pruned.safetensors")
+        ...     print(load_pruned(path, build)[0])
+        ...     try:
+        ...         load_pruned(path, lambda: build(16))
+        ...     except InputError as error:
+        ...         print(str(error).rpartition(": ")[2])
+        Linear(in_features=3, out_features=4, bias=True)
+        build the architecture that was pruned
     """
     path = Path(path)
     data, tensors = read_tensors(path)
@@ -111,10 +131,20 @@ def load_pruned(
 
 
 def read_history(path: str | Path) -> History:
-    """The history in a file of `save_pruned`, without its weights.
+    """The history in a file of `save_pruned` at ``path``, without its weights.
 
     Raises:
         InputError: the file is missing or damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_pruned(StructuredPruner(net, torch.ones(1, 3)).prune(), Path(folder) / "pruned.safetensors")
+        ...     history = read_history(path)
+        >>> [(entry.criterion, entry.plan) for entry in history]
+        [('magnitude', Plan(4 of 8 channels in 1 of 1 groups))]
     """
     return _read_history(read_description(Path(path)), Path(path))
 
@@ -125,6 +155,12 @@ def replay_history(
     """Cuts another instance of the same architecture as the history says, in place, and returns it.
 
     Its weights stay its own: load a state dict afterwards, or compare what another training makes of the same cut.
+
+    Args:
+        model: a fresh instance of the architecture that was pruned.
+        history: such as ``history_of(pruned)``.
+        keep_removed: keep what goes, so that `cleanai.rollback` can put it back.
+        check_architecture: refuse a model whose modules have other classes than the one that was pruned.
 
     Raises:
         InputError: the architecture is another one. Nothing has been changed.

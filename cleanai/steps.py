@@ -27,6 +27,16 @@ class PruningStep:
         target: "channels", "params", "macs" or "latency".
         asked, reached: the share of the target that should be gone after this step, and that is.
         verification: the proof of this step; None with ``verify=False`` and where nothing was cut.
+
+    Example:
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruner = StructuredPruner(net, torch.randn(1, 3), pruning_ratio=0.5, iterative_steps=2)
+        >>> def watch(step):  # here it could train step.model
+        ...     print(f"step {step.number} of {step.steps}: {step.reached:.0%} gone, {step.model[0].out_features} left")
+        >>> _ = pruner.prune(watch)
+        step 1 of 2: 25% gone, 6 left
+        step 2 of 2: 50% gone, 4 left
     """
 
     number: int

@@ -612,7 +612,7 @@ _TURKISH = {
 _TERMS = {
     "none": "yok",
     "batchnorm": "BatchNorm",
-    "bias": "yanlılık (bias)",
+    "bias": "sapma (bias)",
     "least_squares": "en küçük kareler",
     "coverage: normalized mean": "kapsama: normalize ortalama",
     "coverage: frequency": "kapsama: sıklık",
@@ -742,7 +742,7 @@ _REASONS = {
     "{PLACE} rolls over all dimensions at once": "{PLACE} işlemi bütün eksenleri birden kaydırıyor",
     "{PLACE} works on positions along it": "{PLACE} işlemi onun üzerindeki konumlarla çalışıyor",
     "{PLACE} picks from it by position": "{PLACE} işlemi ondan konuma göre seçiyor",
-    "{PLACE} takes every {step}th of it, which does not divide {size}": (
+    "{PLACE} takes one of every {step} of it, which does not divide {size}": (
         "{PLACE} işlemi onun her {step} öğesinden birini alıyor, bu da {size} sayısını bölmüyor"
     ),
     "{PLACE} reads memory directly": "{PLACE} işlemi belleği doğrudan okuyor",
@@ -751,7 +751,7 @@ _REASONS = {
     "the rule of {PLACE} does not tie it": "{PLACE} işleminin kuralı onu hiçbir şeye bağlamıyor",
     "a cut of it changes what follows {PLACE}": "kesilmesi {PLACE} işleminden sonrasını değiştiriyor",
     "{PLACE} has a constant operand": "{PLACE} işlemi sabit bir işlenen kullanıyor",
-    "{PLACE} has a weight that is not part of the graph": "{PLACE} işlemi grafikte olmayan bir ağırlık kullanıyor",
+    "{PLACE} has a weight that is not part of the graph": "{PLACE} işlemi çizgede olmayan bir ağırlık kullanıyor",
     # Said of groups as a whole
     "the other parts it must stay equal to cannot shrink": "eşit kalması gereken diğer parçalar küçülemiyor",
     "none of the dimensions it is split into can shrink": "bölündüğü eksenlerin hiçbiri küçülemiyor",
@@ -796,7 +796,7 @@ _REASONS = {
     "the training forward breaks off there: {TEXT}": "eğitim kipindeki ileri geçiş orada kesiliyor: {TEXT}",
     # Said of an experiment's data and first weights
     "the calibration images are test images, so the scores have seen what they are judged on": (
-        "kalibrasyon görüntüleri test görüntüleridir; puanlar, sınanacakları görüntüleri önceden görmüştür"
+        "kalibrasyon görüntüleri sınama görüntüleridir; puanlar, sınanacakları görüntüleri önceden görmüştür"
     ),
     "there are {count} calibration images, {asked} were asked for": (
         "{count} kalibrasyon görüntüsü var, {asked} tane istenmişti"
@@ -841,6 +841,7 @@ _REASONS = {
     "kept: not scored, the criterion does not see it": "korundu: puanlanmadı, ölçüt onu görmüyor",
     "kept whole, the criterion does not see them: {names}": "bütün kaldılar, ölçüt onları görmüyor: {names}",
     "groups shrink by whole units only": "gruplar ancak bütün birimlerle küçülür",
+    "no group can be pruned": "budanabilecek bir grup yok",
     "layer_pruning_ratios ask for other shares": "katman budama oranları (layer_pruning_ratios) başka paylar istiyor",
     "max_pruning_ratio holds groups back": "en yüksek budama oranı (max_pruning_ratio) grupları tutuyor",
     "min_channels holds groups back": "en az kanal sayısı (min_channels) grupları tutuyor",

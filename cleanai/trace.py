@@ -493,7 +493,9 @@ _checkpoint_lock = threading.Lock()
 _open_traces = 0
 
 
-def _no_path(outputs: int) -> TraceError:
+def _no_path(outputs: int, states: Iterable[StateTensor]) -> TraceError:
+    if not any(state.is_parameter for state in states):
+        return TraceError("the model has no parameters: there is nothing to prune")
     return TraceError(
         f"no output of the model depends on its parameters through autograd ({outputs} output tensors were looked at): "
         "check that forward does not run under no_grad or detach its result, or pick the differentiable part with "
@@ -549,14 +551,14 @@ def _trace_once(
             tensors = output_tensors(output)
             found = [tensor for tensor in tensors if tensor.grad_fn is not None]
             if not found:
-                raise _no_path(len(tensors))
+                raise _no_path(len(tensors), originals.values())
             # What modules computed that leads to no output (a pooler nobody asked for) must still run after a cut.
             roots = [*(tensor.grad_fn for tensor in found), *clock.results]
             nodes = _in_execution_order(_ordered_nodes(roots))
             operations, index_of = _build_operations(nodes, owners, clock)
             outputs = tuple(Value(index_of[tensor.grad_fn], tensor.output_nr, tuple(tensor.shape)) for tensor in found)
         if not any(operation.state for operation in operations):
-            raise _no_path(len(tensors))
+            raise _no_path(len(tensors), originals.values())
         calls = _list_calls(clock, index_of)
         detached = tuple(tuple(tensor.shape) for tensor in tensors if tensor.grad_fn is None)
         unused = _list_unused(operations, originals)
@@ -637,13 +639,23 @@ def trace_model(
         track_buffers: whether buffers are followed like parameters, which a forward that writes to them in place
             forbids; both are tried if left out.
 
+    Returns:
+        A record with ``operations`` (each with its ``kind``, ``shapes``, ``inputs``, ``module`` and, where it is a
+        tensor of the model, ``state``), ``outputs``, ``unused`` parameters, and the ``method`` by which it was
+        obtained.
+
     Raises:
-        TraceError: the forward raised, or no output depends on the parameters.
+        TraceError: the forward raised, no output depends on the parameters, or the method is unknown.
 
     Example:
         >>> import torch
-        >>> trace_model(torch.nn.Linear(3, 2), torch.randn(1, 3))
+        >>> trace = trace_model(torch.nn.Linear(3, 2), torch.randn(1, 3))
+        >>> trace
         Trace(6 operations, 0 unused parameters, by meta)
+        >>> [(op.kind, op.state.name) for op in trace.operations if op.state is not None]
+        [('Parameter', 'weight'), ('Parameter', 'bias')]
+        >>> trace.operations[-1].kind, trace.operations[-1].shapes
+        ('Addmm', ((1, 2),))
     """
     attempts: list[tuple[ShadowKind, bool]] = [("meta", True), ("meta", False), ("real", True), ("real", False)]
     attempts = [(kind, track) for kind, track in attempts if method in (None, kind) and track_buffers in (None, track)]

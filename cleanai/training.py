@@ -102,6 +102,7 @@ def train_classifier(
     A process that fails ends, whereupon torchrun ends the others.
 
     Args:
+        model: any network whose output is logits; its weights change.
         loader: yields ``(x, y)`` pairs or dicts as `evaluate_model` takes them; its length sets the schedule. Targets
             are class labels, or probabilities of the logits' shape.
         recipe: learning rate, optimizer, schedule and so on.
@@ -109,7 +110,8 @@ def train_classifier(
         teacher: the network to learn from where the recipe has a ``distillation_weight``; left as it was.
         loss_fn: ``loss_fn(logits, targets)``, a mean over the targets; the default is the cross-entropy.
         keep: the weights the model ends with, those of the "last" epoch or of the "best" on the validation batches.
-        folder: where the state of the training lies.
+        folder: where the state of the training lies; None keeps none.
+        state_minutes: minutes between two states within an epoch.
         max_batches: use only so many batches of each epoch.
         max_seconds: a bound on the time. Where the clock is further on than the steps, the schedule follows the clock,
             so that the rate still falls to its end when training is cut short. None means no bound.
@@ -117,6 +119,9 @@ def train_classifier(
         on_epoch: called as ``on_epoch(record, model)`` after each epoch in every process, before the state is written.
             After a kill it may be called again for the same epoch.
         progress: title of a progress bar (silent where the output is not a terminal); None means no bar.
+
+    Returns:
+        One record for each epoch, which epoch was best, and whether the training ended early.
 
     Raises:
         InputError: if an argument is out of range or missing, the folder holds another training, the loader is empty,

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from cleanai.checks import check_count, check_model
-from cleanai.errors import PlanError, VerificationError
+from cleanai.errors import InputError, PlanError, VerificationError
 from cleanai.inputs import call_model, map_tensors, output_tensors
 from cleanai.isolation import StateTensor, drop_caches, list_state, preserve_model, seed_random_state
 from cleanai.masking import ProofArithmetic, is_whole
@@ -37,7 +37,25 @@ TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 @dataclass(frozen=True)
 class Verification:
-    """The result of a proof: the largest difference between two outputs, relative to the largest reference value."""
+    """The result of a proof: the largest difference between two outputs, relative to the largest reference value.
+
+    Attributes:
+        passed: whether that is within the tolerance, and every kept tensor holds what the plan keeps.
+        max_relative_error: max ``|y' - y|`` / max ``|y|``, over all outputs and inputs; infinite where shapes differ.
+        tolerance: 1e-9 in float64, 1e-4 in float32.
+        dtype: the precision in which it was computed: "float64", or "float32" where the forward insists on it.
+        runs: how many random inputs were used; each with the model's own weights and with random ones.
+        seconds: how long it took.
+        note: what is wrong beyond a difference, if anything.
+
+    Example:
+        >>> from cleanai import StructuredPruner
+        >>> pruner = StructuredPruner(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 3))
+        >>> _ = pruner.prune()
+        >>> proof = pruner.verification
+        >>> proof.passed, proof.dtype, proof.max_relative_error <= proof.tolerance
+        (True, 'float64', True)
+    """
 
     passed: bool
     max_relative_error: float
@@ -219,6 +237,12 @@ def compute_reference(
     seed: int = 0,
 ) -> Reference:
     """The outputs of the original model without the dropped slices, on random inputs, in float64 where it can."""
+    hollow = next((state.name for state in list_state(model) if state.tensor.is_meta), None)
+    if hollow is not None:
+        raise InputError(
+            f"{hollow} is on the meta device and has no values that a proof could compare: load the weights first, or "
+            "leave the proof out (verify=False)"
+        )
     start = time.perf_counter()
     options: dict[str, Any] = {"forward_fn": forward_fn, "output_transform": output_transform, "seed": seed}
     failure: Exception | None = None
@@ -330,9 +354,29 @@ def verify_pruning(
 ) -> Verification:
     """Proves that a pruned model equals the original without what the plan drops; both models are left as they are.
 
-    Returns a `Verification`; its ``passed`` is False where they differ by more than the tolerance (1e-9 relative in
-    float64; 1e-4 in float32 where the forward cannot run in float64), or where a tensor of the pruned model holds other
-    values than the plan keeps. It speaks of the cut: a model that was trained since is another model.
+    The original runs in arithmetic in which the dropped indices do not exist, on random inputs, with its own weights
+    and with random ones; `StructuredPruner.prune` does it after every cut. It speaks of the cut: a model that was
+    trained since is another model.
+
+    Args:
+        original: the model before the cut.
+        pruned: the model after it.
+        plan: what was cut, in the original model's numbering.
+        example_inputs: what the models are called with; floating-point tensors are replaced by random ones.
+        forward_fn: ``forward_fn(model, inputs)`` in place of ``model(inputs)``.
+        output_transform: picks the part of the output that counts.
+        runs: how many random inputs.
+        seed: of those inputs.
+
+    Returns:
+        The result; its ``passed`` is False where the outputs differ by more than the tolerance (1e-9 relative in
+        float64; 1e-4 in float32 where the forward cannot run in float64), or where a tensor of the pruned model holds
+        other values than the plan keeps.
+
+    Raises:
+        InputError: an argument that cannot be used.
+        PlanError: the plan does not fit the original.
+        VerificationError: the original could not be run for the proof.
 
     Example:
         >>> from cleanai.plan import TensorCut
@@ -343,6 +387,9 @@ def verify_pruning(
         >>> pruned = slice_model(copy.deepcopy(net), plan)
         >>> verify_pruning(net, pruned, plan, torch.randn(1, 3)).passed
         True
+        >>> wrong = Plan(cuts=tuple(TensorCut(name, dim, 4, (index,)) for (name, dim), index in zip(places, (1, 1, 2))))
+        >>> verify_pruning(net, slice_model(copy.deepcopy(net), wrong), wrong, torch.randn(1, 3)).passed
+        False
     """
     check_model(pruned)
     check_plan(original, plan)

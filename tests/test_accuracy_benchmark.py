@@ -295,7 +295,7 @@ def test_figures_are_the_same_for_the_same_rows(table: Path) -> None:
 def test_curves_are_the_best_repairs(table: Path) -> None:
     curves = {curve.label: curve for curve in accuracy_page.make_curves(read_rows(table), "en")}
     assert list(curves) == ["reconstruction", "l2"]  # nothing of LAMP was measured
-    assert set(curves["l2"].points) == {(0.5, 0.56, 57.61, "BN"), (0.8, 0.8, 85.0, "none")}
+    assert set(curves["l2"].points) == {CostPoint(0.5, 0.56, 57.61, "BN"), CostPoint(0.8, 0.8, 85.0, "none")}
 
 
 def test_every_criterion_has_a_family_and_every_network_a_title() -> None:

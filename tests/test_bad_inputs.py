@@ -364,7 +364,13 @@ MODELS: list[Case] = [
         "a class",
         lambda w: StructuredPruner(nn.Linear, X),
         InputError,
-        "model is a type; give a torch.nn.Module",
+        "model is a type; give a torch.nn.Module, such as an instance of Linear",
+    ),
+    (
+        "a state dict",
+        lambda w: StructuredPruner(w.net.state_dict(), X),
+        InputError,
+        "model is a OrderedDict; give a torch.nn.Module that has loaded it",
     ),
     (
         "scripted",
@@ -391,10 +397,17 @@ MODELS: list[Case] = [
         "first.weight was made under torch.inference_mode; make the model outside of it",
     ),
     (
+        "no values to prove anything with",
+        lambda w: StructuredPruner(make_net().to("meta"), X.to("meta"), importance="random").prune(),
+        InputError,
+        "first.weight is on the meta device and has no values that a proof could compare: load the weights first, or "
+        "leave the proof out (verify=False)",
+    ),
+    (
         "data parallel",
         lambda w: StructuredPruner(nn.DataParallel(w.net), X),
         InputError,
-        "model is wrapped in a DataParallel; prune the model inside (module), then wrap it again",
+        "model is wrapped in DataParallel; prune the model inside (module), then wrap it again",
     ),
     (
         "no forward",
@@ -407,9 +420,7 @@ MODELS: list[Case] = [
         "no parameters",
         lambda w: StructuredPruner(w.make(nn.ReLU), X),
         TraceError,
-        "no output of the model depends on its parameters through autograd (1 output tensors were looked "
-        "at): check that forward does not run under no_grad or detach its result, or pick the "
-        "differentiable part with output_transform.",
+        "the model has no parameters: there is nothing to prune",
     ),
     (
         "frozen forward",
@@ -454,49 +465,56 @@ EXAMPLES: list[Case] = [
         lambda w: StructuredPruner(w.net, None),
         InputError,
         "example_inputs do not fit the model: the forward raised TypeError in first: linear(): argument "
-        "'input' (position 1) must be Tensor, not NoneType",
+        "'input' (position 1) must be Tensor, not NoneType"
+        "; give a tensor, a tuple of positional arguments or a dict of keyword arguments",
     ),
     (
         "a number",
         lambda w: StructuredPruner(w.net, 3),
         InputError,
         "example_inputs do not fit the model: the forward raised TypeError in first: linear(): argument "
-        "'input' (position 1) must be Tensor, not int",
+        "'input' (position 1) must be Tensor, not int"
+        "; give a tensor, a tuple of positional arguments or a dict of keyword arguments",
     ),
     (
         "a shape",
         lambda w: StructuredPruner(w.net, (1, 3)),
         InputError,
         "example_inputs do not fit the model: the forward raised TypeError: Sequential.forward() takes 2 "
-        "positional arguments but 3 were given",
+        "positional arguments but 3 were given"
+        "; a tuple holds the positional arguments of the forward, without labels",
     ),
     (
         "too many arguments",
         lambda w: StructuredPruner(w.net, (X, X)),
         InputError,
         "example_inputs do not fit the model: the forward raised TypeError: Sequential.forward() takes 2 "
-        "positional arguments but 3 were given",
+        "positional arguments but 3 were given"
+        "; a tuple holds the positional arguments of the forward, without labels",
     ),
     (
         "unknown keyword",
         lambda w: StructuredPruner(w.net, {"pixels": X}),
         InputError,
         "example_inputs do not fit the model: the forward raised TypeError: Sequential.forward() got an "
-        "unexpected keyword argument 'pixels'",
+        "unexpected keyword argument 'pixels'"
+        "; a dict holds the keyword arguments of the forward",
     ),
     (
         "a batch with labels",
         lambda w: StructuredPruner(w.net, BATCHES[0]),
         InputError,
         "example_inputs do not fit the model: the forward raised TypeError: Sequential.forward() takes 2 "
-        "positional arguments but 3 were given",
+        "positional arguments but 3 were given"
+        "; a tuple holds the positional arguments of the forward, without labels",
     ),
     (
         "a loader",
         lambda w: StructuredPruner(w.net, BATCHES),
         InputError,
         "example_inputs do not fit the model: the forward raised TypeError in first: linear(): argument "
-        "'input' (position 1) must be Tensor, not list",
+        "'input' (position 1) must be Tensor, not list"
+        "; give a tensor, a tuple of positional arguments or a dict of keyword arguments",
     ),
     (
         "on another device",
@@ -509,7 +527,8 @@ EXAMPLES: list[Case] = [
         lambda w: StructuredPruner(w.net, X.numpy()),
         InputError,
         "example_inputs do not fit the model: the forward raised TypeError in first: linear(): argument "
-        "'input' (position 1) must be Tensor, not numpy.ndarray",
+        "'input' (position 1) must be Tensor, not numpy.ndarray"
+        "; give a tensor, a tuple of positional arguments or a dict of keyword arguments",
     ),
     (
         "forward_fn no function",
@@ -1474,6 +1493,12 @@ CUTTING: list[Case] = [
         lambda w: w.pruner().select_units({"first": torch.ones(3)}),
         InputError,
         "select_units: the scores of first have the shape (3,); give one for each of its 8 channels",
+    ),
+    (
+        "select infinite scores",
+        lambda w: w.pruner(global_pruning=True).select_units({"first": torch.full((8,), float("inf"))}),
+        InputError,
+        "select_units: the scores of first hold NaN or infinite values; give finite ones",
     ),
     (
         "trace text",
@@ -2609,3 +2634,21 @@ def test_the_command_line_says_it_in_one_line(
     shown = capsys.readouterr()
     assert shown.err.startswith(message) and shown.err.count("\n") == 1 and not shown.out
     assert not list(tmp_path.iterdir())
+
+
+def test_sharded_models_are_refused(tmp_path: Path) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    torch.distributed.init_process_group("gloo", init_method=(tmp_path / "store").as_uri(), rank=0, world_size=1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wrapped = FullyShardedDataParallel(make_net(), device_id=torch.device("cpu"))
+            sharded = fully_shard(make_net(), mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(InputError, match=r"in FullyShardedDataParallel; prune the model inside"):
+            StructuredPruner(wrapped, X)
+        with pytest.raises(InputError, match=r"first.weight is sharded over processes .*, then shard it"):
+            StructuredPruner(sharded, X)
+    finally:
+        torch.distributed.destroy_process_group()

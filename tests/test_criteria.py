@@ -36,8 +36,8 @@ from cleanai.importance import (
     add_criteria,
     find_importance,
     normalize_scores,
-    thresholds_of,
 )
+from cleanai.importance.group import thresholds_of
 
 SEEING = [name for name in CRITERIA if name != "random"]  # what looks at weights, activations or gradients
 METRICS = ("normalized_mean", "frequency", "mean_absolute", "combined")

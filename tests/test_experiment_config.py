@@ -123,6 +123,12 @@ def test_a_stage_depends_on_its_settings_and_those_before() -> None:
     assert {stage_of(field.name) for field in dataclasses.fields(config)} == {*STAGES, "machine"}
 
 
+def test_the_docstring_says_of_every_setting_what_the_command_line_says() -> None:
+    text = " ".join((ExperimentConfig.__doc__ or "").split())
+    for field in dataclasses.fields(ExperimentConfig):
+        assert f" {field.name}: {field.metadata['help']}. " in text, field.name
+
+
 def test_every_setting_is_described() -> None:
     described = describe_settings()
     assert [name for name, *_ in described] == [field.name for field in dataclasses.fields(ExperimentConfig)]

@@ -17,9 +17,10 @@ from PIL import Image
 
 from cleanai.errors import InputError
 from cleanai.experiments.config import ExperimentConfig
-from cleanai.experiments.document import Document, method_document, save_document, scenario_document
+from cleanai.experiments.document import method_document, scenario_document
 from cleanai.experiments.figures import find_best, plot_method_accuracies, plot_stage_costs
 from cleanai.experiments.pages import (
+    Document,
     Facts,
     Grid,
     Paragraph,
@@ -30,6 +31,7 @@ from cleanai.experiments.pages import (
     plain_content,
     render_html,
     render_pdf,
+    save_document,
 )
 from cleanai.experiments.results import FINETUNED, ORIGINAL, PRUNED, ExperimentResults
 from cleanai.experiments.tables import (

@@ -82,6 +82,32 @@ def test_an_export_that_computes_something_else_is_refused(exporter: Callable[..
     assert len(list(tmp_path.iterdir())) == 1
 
 
+class Remembering(nn.Linear):
+    """Adds a number that it computed in Python: a trace keeps the example's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + float(input.detach().sum())
+
+
+class Branching(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input if input.sum() > 0 else -input)
+
+
+@pytest.mark.parametrize("model", [Remembering(3, 2), Branching(3, 2)])
+def test_a_value_that_the_exporter_took_for_a_constant_is_noticed(model: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(VerificationError, match="does the forward branch on values"):
+        export_torchscript(model, tmp_path / "x", torch.randn(2, 3))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_cause_is_told_and_not_the_next_steps(tmp_path: Path) -> None:
+    skip_without_packages(export_onnx)
+    with pytest.raises(InputError, match="data-dependent") as caught:
+        export_onnx(Branching(3, 2), tmp_path / "x", torch.randn(2, 3))
+    assert "\x1b" not in str(caught.value) and "step 1" not in str(caught.value)
+
+
 def test_bad_input_is_named(tmp_path: Path) -> None:
     bad: Any = "model"
     with pytest.raises(InputError, match="model is a str"):

@@ -489,6 +489,24 @@ def test_a_forward_that_casts_is_proven_in_float64(name: str) -> None:
     torch.testing.assert_close(pruned(inputs), expected)
 
 
+def test_a_part_of_many_values_that_is_read_after_a_write_to_the_whole() -> None:
+    """More values than NumPy's buffer holds, in a shape that ends in ones: its unravel_index needs them flat."""
+
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(3, 8400, 1), nn.Conv2d(4200, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv1(x)
+            part = x[:, : x.shape[1] // 2]
+            x.mul_(2)
+            return self.conv2(part)
+
+    analysis = analyze_model(randomise(Written()), torch.randn(2, 3, 1, 1))
+    assert [group.size for group in analysis.groups] == [8400]
+
+
 # ---------------------------------------------------------------------------------------------------------- routers
 
 
@@ -518,6 +536,20 @@ class Mixture(nn.Module):
             token, place = torch.where(chosen == number)
             if len(token):
                 result.index_add_(0, token, expert(x[token]) * weights[token, place, None])
+        return self.head((x + result).unflatten(0, (n, t)))
+
+
+class TirelessMixture(Mixture):
+    """Calls every expert, those too that no token reaches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        x = self.embed(x).flatten(0, 1)
+        weight, chosen = self.router(x).softmax(-1).max(-1)
+        result = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            (token,) = torch.where(chosen == number)
+            result = result.index_add(0, token, expert(x[token]) * weight[token, None])
         return self.head((x + result).unflatten(0, (n, t)))
 
 
@@ -552,6 +584,13 @@ def test_experts_that_a_router_chooses(best: int, seed: int) -> None:
     for expert in pruned.experts:
         assert expert.gate.out_features == expert.up.out_features == expert.down.in_features == 4
         assert expert.gate.in_features == expert.down.out_features == pruned.router.in_features == 3
+    assert_runs(pruned, some_tokens(2, 9))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_experts_that_are_called_with_no_token_say_nothing_of_what_exists(seed: int) -> None:
+    pruned, pruner = prune(TirelessMixture(1), some_tokens(1, 2, seed=seed))
+    assert sizes(pruner) == {"embed": 8, **{f"experts.{index}.gate": 10 for index in range(4)}}
     assert_runs(pruned, some_tokens(2, 9))
 
 

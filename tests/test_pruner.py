@@ -472,6 +472,13 @@ def test_measurements_of_ones_own_go_into_the_report() -> None:
     assert "89" in str(report)
 
 
+def test_measurements_of_no_stage_are_refused() -> None:
+    pruner = make_pruner()
+    pruner.prune()
+    with pytest.raises(InputError, match="metrics holds no stage"):
+        pruner.report(metrics={})
+
+
 def test_a_saved_report_comes_back_as_it_was(tmp_path: Path, quick_report: None) -> None:
     pruner = make_pruner(importance=MagnitudeImportance(1), layer_pruning_ratios={"left": 0.25, nn.Linear: 0.0})
     pruner.prune()
@@ -1054,7 +1061,7 @@ def test_a_model_without_anything_to_prune_says_so_in_its_plan(quick_report: Non
     assert pruner.groups == ()
     assert torch.equal(pruner.prune().weight, model.weight)
     report = pruner.report()
-    assert report.budget.reached == 0.0 and report.budget.note
+    assert report.budget.reached == 0.0 and report.budget.note == "no group can be pruned"
 
 
 def test_a_parameter_that_no_output_reaches_is_left_alone() -> None:

@@ -422,6 +422,19 @@ def test_ratios_that_contradict_each_other_are_refused() -> None:
     make_pruner("digits_resnet", 0.3, layer_pruning_ratios={"block2.conv2": 0.5, "block3.conv2": 0.5})
 
 
+def test_two_layers_are_equally_close_however_deep_they_lie() -> None:
+    ratios: dict[Any, float] = {"conv1": 0.5, "block1.conv2": 0.25}  # one residual stream; neither is a container
+    with pytest.raises(InputError, match=r"conv1 and block1\.conv2 are pruned together"):
+        make_pruner("digits_resnet", 0.3, layer_pruning_ratios=ratios)
+    pruner = make_pruner("digits_resnet", 0.0, layer_pruning_ratios={"conv1": 0.5, "block1": 0.25})
+    shares = shares_removed(pruner.make_plan())
+    assert (shares["conv1"], shares["block1.conv1"]) == (0.5, 0.25)
+    model = net("digits_resnet")
+    whole = StructuredPruner(model, example("digits_resnet"), layer_pruning_ratios={model: 0.25, "block3": 0.5})
+    shares = shares_removed(whole.make_plan())
+    assert (shares["conv1"], shares["block3.conv1"]) == (0.25, 0.5)
+
+
 @pytest.mark.parametrize(
     ("ratios", "words"),
     [

@@ -167,7 +167,7 @@ def test_calibration_on_test_images_is_warned_about(cifar10: np.ndarray) -> None
     chosen = [image.numpy().tobytes() for image in read(splits.calibration)[0]]
     assert len(set(chosen)) == 8 and set(chosen) <= tested
     assert splits.notes == (CALIBRATED_ON_TEST,)
-    assert "test görüntüleridir" in term("tr", CALIBRATED_ON_TEST)
+    assert "sınama görüntüleridir" in term("tr", CALIBRATED_ON_TEST)
 
 
 def test_fewer_calibration_images_than_asked_for_are_noted(cifar10: np.ndarray) -> None:

@@ -69,7 +69,19 @@ class Names:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file says of its model: the architecture, its data set, the cut if there was one, and more facts."""
+    """What a file says of its model; `read_checkpoint` gives it.
+
+    Attributes:
+        model: the architecture's name, as in `ExperimentConfig.model`.
+        data: the data set that it was built for.
+        classes: how many it tells apart.
+        plan: what was cut; None for a whole model.
+        facts: more, such as the epoch.
+
+    Example:
+        >>> Checkpoint("digits_resnet", "digits", classes=10, plan=None, facts={"epoch": 3}).facts["epoch"]
+        3
+    """
 
     model: str
     data: str
@@ -91,11 +103,28 @@ def save_checkpoint(
     """Writes a model's weights and what it takes to build it again; an older file is replaced whole or not at all.
 
     Args:
+        model: the model; it is not changed.
+        path: a ``.safetensors`` file.
         name: of the architecture, as in `ExperimentConfig.model`.
         data: the data set that it was built for, as in `ExperimentConfig.data`.
         classes: how many it tells apart.
         plan: what was cut from that architecture.
         facts: JSON values to keep with it, such as the epoch.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: a tensor has no values.
+
+    Example:
+        >>> import tempfile
+        >>> from cleanai.models import digits_resnet
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "digits.safetensors"
+        ...     _ = save_checkpoint(digits_resnet(), path, name="digits_resnet", data="digits", classes=10)
+        ...     load_checkpoint(path).conv1.out_channels
+        16
     """
     tensors, shared = list_saved(model)
     described = {
@@ -115,19 +144,38 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         InputError: the file is missing or no checkpoint.
+
+    Example:
+        >>> import tempfile
+        >>> from cleanai.models import digits_resnet
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "digits.safetensors"
+        ...     _ = save_checkpoint(digits_resnet(), path, name="digits_resnet", data="digits", classes=10)
+        ...     read_checkpoint(path)
+        Checkpoint(model='digits_resnet', data='digits', classes=10, plan=None, facts={})
     """
     described, _ = _open(Path(path), tensors=False)
     return described
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
-    """The model of a checkpoint, built, cut and filled again, in evaluation mode.
+    """The model of a checkpoint, built, cut and filled again, in evaluation mode; executes no code.
+
+    Args:
+        path: a file of `save_checkpoint`, or one that an experiment wrote.
+        device: where the model is put.
 
     Raises:
         InputError: the file is missing, no checkpoint, or does not fit its own architecture.
 
     Example:
-        >>> load_checkpoint("checkpoints/TS1/ResNet18_CIFAR10_FT_final.safetensors")  # doctest: +SKIP
+        >>> import tempfile
+        >>> from cleanai.models import digits_resnet
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "digits.safetensors"
+        ...     _ = save_checkpoint(digits_resnet(), path, name="digits_resnet", data="digits", classes=10)
+        ...     load_checkpoint(path).training
+        False
     """
     described, tensors = _open(Path(path), tensors=True)
     try:

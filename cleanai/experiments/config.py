@@ -35,7 +35,63 @@ def _setting(default: Any, stage: str, help: str, *, least: float | None = None,
 class ExperimentConfig:
     """Every setting of one experiment; unknown names and values out of range are errors that list the choices.
 
-    Ratios are shares (0.2 = 20 %). A batch size counts the images of all processes together.
+    Ratios are shares (0.2 = 20 %). A batch size counts the images of all processes together. ``cleanai settings``
+    lists the settings with their stages and defaults.
+
+    Attributes:
+        scenario: the scenario's name, as it stands in file names.
+        profile: full, quick or smoke: what the other settings started from.
+        model: resnet18, resnet20, resnet56, digits_resnet or a torchvision model.
+        data: the data set; auto: an ImageNet folder, or the NIPS-2017 photos where there is none.
+        weights: where the first weights come from: auto (the model's usual ones), imagenet, trained, none, or a
+            .safetensors file.
+        train_images: use so many training images; None: all.
+        validation_images: training images kept apart for validation.
+        test_images: measure on so many test images; None: all.
+        seed: of splits, order, augmentation, dropout.
+        prepare_epochs: epochs of the original model's fine-tuning; 0: none.
+        prepare_lr: its learning rate.
+        batch_size: images of a step, all processes together.
+        optimizer: the optimiser.
+        momentum: Nesterov momentum of sgd.
+        weight_decay: on weights, not on biases and norms.
+        scheduler: of the learning rate.
+        warmup_epochs: epochs in which the learning rate rises.
+        label_smoothing: share of the target spread over all classes.
+        clip_norm: largest norm of the gradient; None: any.
+        accumulate: batches whose gradients make one step.
+        precision: of numbers in training.
+        patience: early stopping: epochs without a better validation accuracy; None: never.
+        keep: weights that a training ends with.
+        methods: coverage, wanda, magnitude, taylor, ....
+        pruning_ratio: the share to remove.
+        target: what the ratio is of.
+        global_pruning: rank all layers' channels together.
+        isomorphic: rank the channels of layers of one structure together.
+        iterative_steps: reach the ratio in so many steps.
+        schedule: of these steps.
+        metric: how coverage is measured.
+        threshold: of coverage by frequency: active above it.
+        calibration_batches: batches the scores look at.
+        calibration_batch_size: their size.
+        calibration_source: where they come from; test images then judge what they chose.
+        max_pruning_ratio: no group loses more than this share.
+        min_channels: no group keeps fewer.
+        round_to: kept channels are a multiple of this.
+        ignored_layers: layers that are left whole, by name; none: no layer.
+        recover: repair without training, right after the cut.
+        finetune_epochs: epochs after pruning; 0: none.
+        finetune_lr: its learning rate.
+        distillation_weight: share of the loss that follows the unpruned model's outputs.
+        distillation_temperature: softens these outputs.
+        max_batches: evaluate on so many batches only; None: all.
+        latency_batch_size: images of a timed call.
+        latency_seconds: how long each model is timed, in five rounds; 0: not at all.
+        checkpoint_interval: a checkpoint every so many epochs.
+        state_minutes: minutes between states to resume from, within an epoch.
+        device: auto, cpu, cuda, mps.
+        workers: processes that load images from files.
+        language: of texts and reports.
 
     Raises:
         InputError: a value of the wrong type, out of its range, or not among its choices.
@@ -138,32 +194,47 @@ class ExperimentConfig:
     def replace(self, **changes: Any) -> ExperimentConfig:
         """The configuration with some settings changed; values may be texts, as a command line has them.
 
+        Args:
+            changes: settings by name.
+
         Raises:
             InputError: an unknown name, with those that there are, or a value that cannot be used.
+
+        Example:
+            >>> ExperimentConfig().replace(methods="taylor").methods
+            ('taylor',)
         """
         check_names(changes)
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values of all settings."""
+        """Plain JSON values of all settings; `from_dict` reads them."""
         settings = dataclasses.asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ExperimentConfig:
-        """The configuration that `to_dict` wrote; raises `InputError` for anything else."""
+        """The configuration that `to_dict` wrote.
+
+        Raises:
+            InputError: an unknown setting, or a value that cannot be used.
+        """
         check_names(data)
         settings: dict[str, Any] = dict(data)
         return cls(**settings)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the settings as JSON."""
+        """Writes the settings as JSON; gives the path."""
         write_text(Path(path), format_json({"format": FORMAT, **self.to_dict()}))
         return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> ExperimentConfig:
-        """Reads what `save` wrote; raises `InputError` for another file."""
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: the file is missing or something else.
+        """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -173,7 +244,15 @@ class ExperimentConfig:
         return cls.from_dict(data)
 
     def settings_until(self, stage: Stage) -> dict[str, Any]:
-        """What the outcome of a stage depends on: its own settings and those of the stages before it."""
+        """What the outcome of a stage depends on: its own settings and those of the stages before it.
+
+        Args:
+            stage: "prepare", "prune", "finetune" or "report".
+
+        Example:
+            >>> "pruning_ratio" in ExperimentConfig().settings_until("prepare")
+            False
+        """
         stages = STAGES[: STAGES.index(stage) + 1]
         return {name: value for name, value in self.to_dict().items() if stage_of(name) in stages}
 

@@ -45,7 +45,23 @@ class CutSetting:
 class Cut(CutSetting):
     """What a cut gave: accuracy on the test images, and the shares of MACs and parameters that are left.
 
-    The seconds of scoring, cutting, proof and repair are those of the clock, whatever else the machine did.
+    Attributes:
+        criterion: the name of the importance.
+        ratio: the share of the MACs that was to go, 0 to 1.
+        scope: "global" where the channels of all layers were ranked together, "local" where each layer gave its share.
+        steps: in how many steps; in several, scores were collected afresh before each.
+        recovery: how it was repaired without training, after every step.
+        inverted: the scores were negated, so that the most important channels went: the mistake that a slide shows.
+        seed: of random scores.
+        accuracy: on the test images, in percent.
+        macs_kept: the share of the MACs that is left, 0 to 1.
+        parameters_kept: the share of the parameters that is left.
+        seconds: of scoring, cutting, proof and repair, by the clock, whatever else the machine did.
+
+    Example:
+        >>> cut = Cut(criterion="l2", ratio=0.5, accuracy=46.0, macs_kept=0.5, parameters_kept=0.6, seconds=2.0)
+        >>> cut.scope, cut.steps, cut.recovery
+        ('global', 1, 'none')
     """
 
     accuracy: float
@@ -61,7 +77,21 @@ class Cut(CutSetting):
 
 @dataclass(frozen=True)
 class ScoreExample:
-    """The scores of one group, and which of its channels go when the lowest, or by mistake the highest, are removed."""
+    """The scores of one group, and which of its channels go when the lowest, or by mistake the highest, are removed.
+
+    Attributes:
+        criterion: the name of the importance.
+        group: the group's name.
+        ratio: the share of the MACs that was to go from the network.
+        scores: one number per channel, higher = keep.
+        removed: the channels that go.
+        removed_inverted: those that go where the scores are negated.
+
+    Example:
+        >>> example = ScoreExample("l2", "conv1", 0.5, scores=(0.1, 0.9, 0.5), removed=(0,), removed_inverted=(1,))
+        >>> [example.scores[channel] for channel in example.removed]
+        [0.1]
+    """
 
     criterion: str
     group: str
@@ -73,11 +103,26 @@ class ScoreExample:
 
 @dataclass(frozen=True)
 class CutStudy:
-    """A trained network, its cuts, and where they were measured.
+    """A trained network, its cuts, and where they were measured; `load_study` reads a stored one.
 
     Attributes:
-        accuracy, macs, parameters: of the untouched network.
+        model: its name.
+        data: the name of the data.
+        accuracy: of the untouched network on the test images, in percent.
+        macs: of the untouched network, for one image.
+        parameters: of the untouched network.
+        test_images: how many every accuracy was measured on.
         calibration_images: what scores and repairs looked at; none of them is a test image.
+        environment: where and how it was measured.
+        cuts: what was measured.
+        examples: scores of single groups.
+
+    Example:
+        From the study that the repository holds:
+
+        >>> study = load_study()
+        >>> study.model, study.test_images, study.macs
+        ('ResNet-20', 10000, 40551040)
     """
 
     model: str
@@ -92,9 +137,14 @@ class CutStudy:
     examples: tuple[ScoreExample, ...] = ()
 
     def find(self, **settings: Any) -> list[Cut]:
-        """The cuts with these settings, by ratio: ``study.find(criterion="wanda", steps=5)``.
+        """The cuts with these settings, by ratio.
 
-        A setting that is not named is the usual one; only criterion and ratio may be any.
+        Args:
+            settings: fields of `Cut`. One that is not named is the usual one; only criterion and ratio may be any.
+
+        Example:
+            >>> [cut.ratio for cut in load_study().find(criterion="wanda", recovery="least_squares")]
+            [0.3, 0.6]
         """
         wanted = {"scope": "global", "steps": 1, "recovery": "none", "inverted": False, **settings}
         found = [cut for cut in self.cuts if all(getattr(cut, name) == value for name, value in wanted.items())]
@@ -107,7 +157,11 @@ class CutStudy:
 
     @classmethod
     def load(cls, path: str | Path) -> CutStudy:
-        """Reads what `save` wrote; executes no code. Raises `InputError` for another file."""
+        """Reads what `save` wrote; executes no code.
+
+        Raises:
+            InputError: the file is missing or something else.
+        """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
             if data.pop("format", None) != FORMAT:
@@ -120,11 +174,14 @@ class CutStudy:
 def load_study(name: str = "resnet20_cifar10") -> CutStudy:
     """A study of the nearest ``data/results/presentation`` at or above the working folder, by its name.
 
+    Args:
+        name: the file's name without its ending.
+
     Raises:
         InputError: there is none of that name.
 
     Example:
-        >>> load_study("resnet20_cifar10").test_images  # doctest: +SKIP
+        >>> load_study("resnet20_cifar10").test_images
         10000
     """
     return CutStudy.load(find_stored().parent / "presentation" / f"{name}.json")

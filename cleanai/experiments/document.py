@@ -1,7 +1,7 @@
 """What the document of an experiment says: one method's whole story, or a scenario with its methods side by side.
 
->>> from cleanai.experiments.results import ExperimentResults
->>> results = ExperimentResults.load("output/results.json")                               # doctest: +SKIP
+>>> from cleanai.experiments import load_results, save_document
+>>> results = load_results("experiments/reports")["TS1_ResNet20_CIFAR10"]                 # doctest: +SKIP
 >>> save_document(method_document(results, "coverage", language="tr"), "coverage.pdf")    # doctest: +SKIP
 """
 
@@ -22,7 +22,6 @@ from cleanai.experiments.pages import (
     Picture,
     Section,
     Verdict,
-    save_document,
     write_date,
 )
 from cleanai.experiments.results import FINETUNED, ORIGINAL, PRUNED, ExperimentResults, MethodResult
@@ -54,8 +53,6 @@ from cleanai.rendering import (
 from cleanai.report import Report
 from cleanai.texts import MISSING, check_language, local_number, percent, say, significant, term, terms, whole_number
 
-__all__ = ["Document", "method_document", "save_document", "scenario_document"]
-
 KEY_COLUMNS = frozenset({1, 2})  # of the settings tables: the name and the value, as one types them
 
 
@@ -63,10 +60,20 @@ def method_document(results: ExperimentResults, method: str, language: str | Non
     """The whole story of one method: what was asked, what happened at each stage, what it saved and what it cost.
 
     Args:
+        results: of `run_experiment` or `load_results`.
+        method: one of ``results.methods``.
         language: "en" or "tr"; the configuration's own if left out.
 
     Raises:
         InputError: a method that has no result, with those that have one, or an unknown language.
+
+    Example:
+        From the results that the repository holds; `save_document` writes it:
+
+        >>> from cleanai.experiments import load_results
+        >>> results = load_results()["TS1_ResNet20_CIFAR10"]
+        >>> method_document(results, "wanda").title
+        'Pruning experiment TS1: WANDA'
     """
     language = check_language(language or results.config.language)
     result = find_method(results, method)
@@ -96,10 +103,19 @@ def scenario_document(results: ExperimentResults, language: str | None = None) -
     """The methods of a scenario side by side, and the comparison table of each.
 
     Args:
+        results: of `run_experiment` or `load_results`.
         language: "en" or "tr"; the configuration's own if left out.
 
     Raises:
         InputError: an unknown language.
+
+    Example:
+        From the results that the repository holds; `save_document` writes it:
+
+        >>> from cleanai.experiments import load_results
+        >>> results = load_results()["TS1_ResNet20_CIFAR10"]
+        >>> [section.heading for section in scenario_document(results).sections][:2]
+        ['Summary', 'Accuracy against cost']
     """
     language = check_language(language or results.config.language)
     title = say(language, "Pruning experiment {scenario}: comparison of methods", scenario=results.config.scenario)
@@ -148,10 +164,19 @@ def facts_table(results: ExperimentResults, language: str | None = None) -> Tabl
     """What an experiment was measured on, and what must be known about its numbers: its cover as a table.
 
     Args:
+        results: of `run_experiment` or `load_results`.
         language: "en" or "tr"; the configuration's own if left out.
 
     Raises:
         InputError: an unknown language.
+
+    Example:
+        From the results that the repository holds:
+
+        >>> from cleanai.experiments import load_results
+        >>> results = load_results()["TS1_ResNet20_CIFAR10"]
+        >>> facts_table(results).rows[0]
+        ('Scenario', 'TS1 (TS1_ResNet20_CIFAR10)')
     """
     language = check_language(language or results.config.language)
     found = list(results.methods.values())

@@ -87,9 +87,25 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole document: its cover (title, subtitle, facts, what must be seen first) and its sections.
+    """A whole document: its cover and its sections; `scenario_document` and `method_document` make them.
 
-    `created` is an ISO date and time, which the PDF carries as its date.
+    Attributes:
+        title: stands on the cover.
+        subtitle: stands below it.
+        language: "en" or "tr".
+        created: an ISO date and time, which the PDF carries as its date.
+        facts: labels and values on the cover.
+        opening: what must be seen first.
+        sections: headings with their text, tables and figures.
+
+    Raises:
+        InputError: an unknown language.
+
+    Example:
+        >>> summary = Section("Summary", (Paragraph("Half of the channels went."),))
+        >>> document = Document("A test", "of pages", "en", "2026-01-01T12:00:00+00:00", Facts(()), (), (summary,))
+        >>> [section.heading for section in document.sections]
+        ['Summary']
     """
 
     title: str
@@ -107,8 +123,20 @@ class Document:
 def save_document(document: Document, path: str | Path) -> Path:
     """Writes a document as ``.pdf`` or ``.html``, whole or not at all, and returns the path.
 
+    Args:
+        document: of `scenario_document` or `method_document`.
+        path: its ending decides the form.
+
     Raises:
         InputError: another suffix.
+
+    Example:
+        >>> import tempfile
+        >>> summary = Section("Summary", (Paragraph("Half of the channels went."),))
+        >>> document = Document("A test", "of pages", "en", "2026-01-01T12:00:00+00:00", Facts(()), (), (summary,))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     "Half of the channels went." in save_document(document, Path(folder) / "test.html").read_text("utf-8")
+        True
     """
     target = Path(path)
     suffix = target.suffix.lower()
@@ -258,10 +286,22 @@ def compile_pages(document: Document, form: Literal["pdf", "png"], ppi: float = 
 
 
 def draw_pages(document: Document, first: int = 1, last: int = 1, ppi: float = 55.0) -> bytes:
-    """The pages ``first`` to ``last`` of the PDF side by side, as the bytes of a PNG.
+    """Pages of a document's PDF side by side, as the bytes of a PNG.
+
+    Args:
+        document: of `scenario_document` or `method_document`.
+        first: the first page, from 1.
+        last: the last page.
+        ppi: pixels per inch.
 
     Raises:
         InputError: the document has no such pages.
+
+    Example:
+        >>> summary = Section("Summary", (Paragraph("Half of the channels went."),))
+        >>> document = Document("A test", "of pages", "en", "2026-01-01T12:00:00+00:00", Facts(()), (), (summary,))
+        >>> draw_pages(document)[1:4]
+        b'PNG'
     """
     from PIL import Image
 

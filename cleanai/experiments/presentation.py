@@ -16,7 +16,7 @@ from cleanai.experiments.cut_slides import (
 from cleanai.experiments.cut_study import CutStudy
 from cleanai.experiments.result_slides import slide_costs, slide_overview, slide_training, slide_untrained
 from cleanai.experiments.results import ExperimentResults
-from cleanai.experiments.slides import FORMATS, SlideFigure, save_slide, save_table
+from cleanai.experiments.slides import FORMATS, SlideFigure, check_formats, save_slide, save_table
 from cleanai.experiments.tables import overview_table
 from cleanai.rendering import Table
 from cleanai.texts import LANGUAGES
@@ -25,13 +25,26 @@ from cleanai.texts import LANGUAGES
 def make_slides(
     experiments: Sequence[ExperimentResults], study: CutStudy, language: str = "en"
 ) -> dict[str, SlideFigure]:
-    """Every slide by its name, in the order of the talk.
+    """Every slide by its name, in the order of the talk: figures of 13.33 × 7.5 inches whose ``finding`` is the title.
 
-    The costs of each experiment are a slide of their own, and so is the training of each that was fine-tuned.
+    The costs of each experiment are a slide of their own, and so is the training of each that was fine-tuned. Slides
+    show themselves small in a notebook; `export_presentation` writes them at full size.
+
+    Args:
+        experiments: results of `run_experiment` or `load_results`.
+        study: of `load_study`.
+        language: "en" or "tr".
+
+    Raises:
+        InputError: the study or an experiment has nothing that a slide could show.
 
     Example:
+        From what the repository holds:
+
         >>> from cleanai.experiments import load_results, load_study
-        >>> slides = make_slides(list(load_results().values()), load_study())  # doctest: +SKIP
+        >>> slides = make_slides([load_results()["TS1_ResNet20_CIFAR10"]], load_study())
+        >>> list(slides)[:5]
+        ['methods', 'costs_TS1', 'training_TS1', 'untrained', 'matrix']
     """
     tuned = [each for each in experiments if any(result.report.history for result in each.methods.values())]
     return {
@@ -62,9 +75,27 @@ def export_presentation(
 ) -> dict[str, list[Path]]:
     """Writes every slide and table, numbered, into one folder for each language; gives the files by language.
 
+    Args:
+        experiments: results of `run_experiment` or `load_results`.
+        study: of `load_study`.
+        folder: made if missing.
+        languages: of "en" and "tr".
+        formats: of the slides: "png" (1920 × 1080 pixels), "svg" and "pdf". Tables are always HTML and CSV.
+
     Raises:
-        InputError: a format that is none of `FORMATS`.
+        InputError: another format.
+
+    Example:
+        From what the repository holds:
+
+        >>> from cleanai.experiments import load_results, load_study
+        >>> files = export_presentation(list(load_results().values()), load_study(), "slides")  # doctest: +SKIP
+        >>> export_presentation([], load_study(), "slides", formats=["gif"])
+        Traceback (most recent call last):
+            ...
+        cleanai.errors.InputError: There is no format 'gif'; use png, svg, pdf.
     """
+    check_formats(formats)
     written: dict[str, list[Path]] = {}
     for language in languages:
         place, files = Path(folder) / language, []

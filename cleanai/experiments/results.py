@@ -32,7 +32,20 @@ STAGE_NAMES = (ORIGINAL, PRUNED, FINETUNED)
 class DataFacts:
     """What was trained, calibrated and measured on: the number of images in each part, which share none.
 
-    `note` is a warning about it, such as that the calibration images are test images.
+    Attributes:
+        name: of the data.
+        classes: how many the model tells apart.
+        train: images that were trained on.
+        calibration: images that scores and repairs looked at.
+        validation: images that chose the best epoch.
+        test: images that were measured on.
+        note: a warning, such as that the calibration images are test images.
+
+    Example:
+        From the results that the repository holds:
+
+        >>> load_results()["TS1_ResNet20_CIFAR10"].data
+        DataFacts(name='CIFAR10', classes=10, train=40000, calibration=3200, validation=5000, test=10000, note='')
     """
 
     name: str
@@ -46,7 +59,23 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where and how it ran: versions by package, machine in words, devices, threads, processes, date and command."""
+    """Where and how something ran.
+
+    Attributes:
+        versions: {package: version}.
+        machine: in words.
+        device: what torch computed on, such as "cpu".
+        threads: of torch.
+        processes: how many there were.
+        created: date and time, ISO 8601.
+        command: what runs it again.
+
+    Example:
+        From the results that the repository holds:
+
+        >>> load_results()["TS1_ResNet20_CIFAR10"].environment.command
+        'cleanai run TS1 --profile quick'
+    """
 
     versions: dict[str, str]
     machine: str
@@ -59,7 +88,18 @@ class Environment:
 
 @dataclass(frozen=True)
 class ModelState:
-    """A model at one moment of the preparation."""
+    """A model at one moment of the preparation.
+
+    Attributes:
+        metrics: its measurements.
+        trainable: how many of its parameters are trained.
+
+    Example:
+        >>> from cleanai.evaluate import ModelMetrics
+        >>> metrics = ModelMetrics(parameters=50, size_mb=0.0002, macs=40, accuracy=91.0)
+        >>> ModelState(metrics, trainable=50).metrics.accuracy
+        91.0
+    """
 
     metrics: ModelMetrics
     trainable: int
@@ -67,10 +107,24 @@ class ModelState:
 
 @dataclass(frozen=True)
 class Preparation:
-    """The original model before and after it was fitted to the data: one history record per epoch, none without.
+    """The original model before and after it was fitted to the data.
 
-    `weights` says where its first weights came from; `files` maps checkpoint names to paths relative to the output
-    folder.
+    Attributes:
+        weights: where its first weights came from.
+        before: the model with these weights.
+        after: the model that is pruned.
+        history: one record per epoch, none without training.
+        stopped_early: whether patience or time ended the training.
+        best_epoch: the epoch whose weights were best on the validation images; None without training.
+        seconds: how long it took.
+        files: {checkpoint: path relative to the output folder}.
+
+    Example:
+        From the results that the repository holds:
+
+        >>> preparation = load_results()["TS1_ResNet20_CIFAR10"].preparation
+        >>> preparation.weights, len(preparation.history)
+        ('trained weights (resnet20.safetensors)', 0)
     """
 
     weights: str
@@ -85,7 +139,20 @@ class Preparation:
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What pruning with one method gave: the report of the cut, the seconds it took, and the files it made."""
+    """What pruning with one method gave.
+
+    Attributes:
+        report: of the cut.
+        seconds: how long it took.
+        files: {checkpoint: path relative to the output folder}.
+
+    Example:
+        From the results that the repository holds:
+
+        >>> method = load_results()["TS1_ResNet20_CIFAR10"].methods["wanda"]
+        >>> PruneResult(method.report, method.seconds["prune"], method.files).report.proof.passed
+        True
+    """
 
     report: Report
     seconds: float
@@ -94,7 +161,22 @@ class PruneResult:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What fine-tuning the pruned model gave."""
+    """What fine-tuning the pruned model gave.
+
+    Attributes:
+        metrics: of the fine-tuned model.
+        history: one record per epoch.
+        stopped_early: whether patience or time ended the training.
+        best_epoch: the epoch whose weights were best on the validation images; None without validation.
+        seconds: how long it took.
+        files: {checkpoint: path relative to the output folder}.
+
+    Example:
+        >>> from cleanai.evaluate import ModelMetrics
+        >>> metrics = ModelMetrics(parameters=50, size_mb=0.0002, macs=40, accuracy=91.0)
+        >>> TuneResult(metrics, [{"epoch": 1, "val_accuracy": 90.5}], False, 1, 12.5, {}).metrics.accuracy
+        91.0
+    """
 
     metrics: ModelMetrics
     history: list[dict[str, Any]]
@@ -106,7 +188,25 @@ class TuneResult:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """One method's result: `report` holds the cut, its proof, its history and the metrics by stage (`STAGE_NAMES`)."""
+    """One method's result.
+
+    Attributes:
+        method: its name.
+        code: its short name in files, such as "NC".
+        report: the cut, its proof, the history of the fine-tuning, and the metrics by stage: "original (fine-tuned)",
+            "pruned", "pruned and fine-tuned".
+        stopped_early: whether patience or time ended the fine-tuning.
+        best_epoch: the epoch whose weights were best on the validation images; None without fine-tuning.
+        seconds: {"prune": …, "finetune": …}.
+        files: {checkpoint: path relative to the output folder}.
+
+    Example:
+        From the results that the repository holds:
+
+        >>> method = load_results()["TS1_ResNet20_CIFAR10"].methods["wanda"]
+        >>> method.code, {stage: metrics.accuracy for stage, metrics in method.report.metrics.items()}
+        ('W', {'original (fine-tuned)': 91.73, 'pruned': 25.5, 'pruned and fine-tuned': 89.32})
+    """
 
     method: str
     code: str
@@ -119,9 +219,23 @@ class MethodResult:
 
 @dataclass(frozen=True, repr=False)
 class ExperimentResults:
-    """A whole experiment: settings, data, environment, preparation, and each method's result in the order asked for.
+    """A whole experiment. It prints itself in a terminal and shows itself in a notebook.
 
-    Prints itself in a terminal and shows itself in a notebook.
+    Attributes:
+        name: scenario, model and data, as in file names.
+        config: its settings.
+        data: what was trained and measured on.
+        environment: where and how it ran.
+        preparation: the original model.
+        methods: each method's result, in the order asked for.
+        warnings: what a reader must know about the numbers.
+
+    Example:
+        From the results that the repository holds:
+
+        >>> results = load_results()["TS1_ResNet20_CIFAR10"]
+        >>> list(results.methods), results.config.pruning_ratio
+        (['coverage', 'wanda'], 0.2)
     """
 
     name: str
@@ -145,7 +259,11 @@ class ExperimentResults:
         return show_html(self)
 
     def translate(self, language: str) -> ExperimentResults:
-        """The same results, with the methods' reports, in another language; raises `InputError` for an unknown one."""
+        """The same results, with the methods' reports, in another language, "en" or "tr".
+
+        Raises:
+            InputError: an unknown language.
+        """
         methods = {
             name: dataclasses.replace(result, report=dataclasses.replace(result.report, language=language))
             for name, result in self.methods.items()
@@ -153,12 +271,16 @@ class ExperimentResults:
         return dataclasses.replace(self, config=self.config.replace(language=language), methods=methods)
 
     def to_dict(self) -> dict[str, Any]:
-        """The results as plain JSON values."""
+        """The results as plain JSON values; `from_dict` reads them."""
         return {"format": FORMAT, **to_plain(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ExperimentResults:
-        """The results that `to_dict` wrote; raises `InputError` for anything else."""
+        """The results that `to_dict` wrote.
+
+        Raises:
+            InputError: the data is something else, or damaged.
+        """
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             raise InputError(f'These are no results of an experiment: their "format" is not "{FORMAT}".')
         try:
@@ -167,13 +289,17 @@ class ExperimentResults:
             raise InputError(f"These results of an experiment are damaged: {error}") from error
 
     def save(self, path: str | Path) -> Path:
-        """Writes the results as JSON."""
+        """Writes the results as JSON, whole or not at all; gives the path."""
         write_text(Path(path), format_json(self.to_dict()))
         return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> ExperimentResults:
-        """Reads what `save` wrote; executes no code. Raises `InputError` for another file."""
+        """Reads what `save` wrote; executes no code.
+
+        Raises:
+            InputError: the file is missing or something else.
+        """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -188,14 +314,16 @@ def load_results(folder: str | Path | None = None, language: str | None = None) 
     """All results of experiments that lie in a folder, by name ("TS1_ResNet20_CIFAR10"); other JSON files are left out.
 
     Args:
-        folder: a ``reports`` folder; left out, the nearest `STORED` at or above the working folder.
+        folder: a ``reports`` folder; left out, the nearest ``data/results/reports`` at or above the working folder.
         language: "en" or "tr", what they show themselves in; left out, as they were made.
 
     Raises:
         InputError: there is no such folder, no results in it, or a damaged file.
 
     Example:
-        >>> load_results()["TS1_ResNet20_CIFAR10"].methods["wanda"].report.proof.passed  # doctest: +SKIP
+        From the results that the repository holds:
+
+        >>> load_results()["TS1_ResNet20_CIFAR10"].methods["wanda"].report.proof.passed
         True
     """
     place = find_stored() if folder is None else Path(folder)
@@ -220,12 +348,20 @@ def load_stages(output: str | Path) -> dict[str, Preparation | PruneResult | Tun
 
     Such a place is "TS1/prepare" or "TS1_WANDA_ResNet18_CIFAR10/prune".
 
+    Args:
+        output: the folder that was given to `run_experiment`.
+
+    Returns:
+        {place: a `Preparation`, `PruneResult` or `TuneResult`}; empty where no stage is finished.
+
     Raises:
         InputError: a damaged file.
 
     Example:
         >>> load_stages("experiments")["TS1/prepare"].after.metrics.accuracy  # doctest: +SKIP
         95.1
+        >>> load_stages("a folder without experiments")
+        {}
     """
     root = Path(output) / "checkpoints"
     found = {}

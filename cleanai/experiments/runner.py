@@ -22,8 +22,8 @@ from cleanai.errors import InputError
 from cleanai.evaluate import Latency
 from cleanai.experiments.checkpoints import Names, load_checkpoint
 from cleanai.experiments.config import STAGES, ExperimentConfig, Stage
-from cleanai.experiments.document import Document, method_document, save_document, scenario_document
-from cleanai.experiments.pages import save_figures
+from cleanai.experiments.document import method_document, scenario_document
+from cleanai.experiments.pages import Document, save_document, save_figures
 from cleanai.experiments.phrases import TURKISH
 from cleanai.experiments.results import (
     FINETUNED,
@@ -95,7 +95,11 @@ def run_experiment(
         DataMissingError: data or weights are not there; the message says how to get them.
 
     Example:
-        >>> run_experiment("TS1", profile="smoke", output="smoke")  # doctest: +SKIP
+        >>> results = run_experiment("TS1", profile="smoke", output="smoke")  # doctest: +SKIP
+        >>> run_experiment("TS1", pruning_ratio=2)
+        Traceback (most recent call last):
+            ...
+        cleanai.errors.InputError: pruning_ratio is 2; it must be at least 0 and below 1
     """
     if isinstance(scenario, ExperimentConfig):
         if settings or profile != "full":

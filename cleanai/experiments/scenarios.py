@@ -75,6 +75,11 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
 def make_config(scenario: str = "TS1", profile: str = "full", **settings: Any) -> ExperimentConfig:
     """The configuration of a scenario, changed by a profile, changed by the settings given.
 
+    Args:
+        scenario: "TS1" … "TS4".
+        profile: "full", "quick" (a smaller network or fewer images) or "smoke" (seconds, on scikit-learn's digits).
+        settings: of `ExperimentConfig`, such as ``pruning_ratio=0.3``.
+
     Raises:
         InputError: there is no such scenario, profile or setting, or a value cannot be used; the choices are listed.
 

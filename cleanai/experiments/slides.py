@@ -106,15 +106,20 @@ def _wrap(text: str, letters: int) -> list[str]:
     return [line.replace("\u00a0", " ") for line in lines]
 
 
+def check_formats(formats: Sequence[str]) -> None:
+    """Raises `InputError` for a format that slides are not written in, listing those that they are."""
+    unknown = [each for each in formats if each not in FORMATS]
+    if unknown:
+        raise InputError(f"There is no format {unknown[0]!r}; use {', '.join(FORMATS)}.")
+
+
 def save_slide(figure: SlideFigure, folder: str | Path, name: str, formats: Sequence[str] = FORMATS) -> dict[str, Path]:
     """Writes a slide as PNG (1920 × 1080), SVG and PDF: the same bytes for the same slide. Gives the files by format.
 
     Raises:
         InputError: a format that is none of these.
     """
-    unknown = [each for each in formats if each not in FORMATS]
-    if unknown:
-        raise InputError(f"save_slide: no format {unknown[0]!r}; use {', '.join(FORMATS)}.")
+    check_formats(formats)
     undated: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "svg": {"Date": None, "Creator": None},

@@ -101,9 +101,11 @@ class TensorImages(Images):
         self.images, self.labels = images, labels
 
     def select(self, rows: Tensor) -> TensorImages:
+        """The images of these rows (N,), int64, in this order."""
         return TensorImages(self.images[rows], self.labels[rows])
 
     def batch(self, rows: Tensor) -> Tensor:
+        """The images (N, C, H, W) of these rows as they are measured."""
         return self.images[rows]
 
 
@@ -123,15 +125,19 @@ class PixelImages(Images):
         self.labels = labels[self.rows]
 
     def select(self, rows: Tensor) -> PixelImages:
+        """The images of these rows (N,), int64, in this order."""
         return PixelImages(self.pixels, self._all_labels, self.rows[rows])
 
     def batch(self, rows: Tensor) -> Tensor:
+        """The images (N, C, H, W) of these rows as they are measured."""
         return normalise_cifar10(self.pixels[self.rows[rows].numpy()])
 
     def draw(self, generator: torch.Generator) -> Tensor:
+        """How each image is shifted and mirrored: int64 (images, 3), see `cleanai.data.draw_shifts`."""
         return draw_shifts(len(self), generator)
 
     def augmented(self, rows: Tensor, drawn: Tensor) -> Tensor:
+        """The images (N, 3, 32, 32) of these rows, shifted and mirrored as their rows of ``drawn`` say."""
         return shift_and_mirror(self.batch(rows), drawn)
 
 
@@ -155,15 +161,19 @@ class FileImages(Images):
         self.files, self.labels, self.view, self.crop = files, labels, view, crop or view
 
     def select(self, rows: Tensor) -> FileImages:
+        """The images of these rows (N,), int64, in this order."""
         return FileImages([self.files[row] for row in rows.tolist()], self.labels[rows], self.view, self.crop)
 
     def batch(self, rows: Tensor) -> Tensor:
+        """The images (N, C, H, W) of these rows as they are measured."""
         return torch.stack([self.view(open_image(self.files[row])) for row in rows.tolist()])
 
     def draw(self, generator: torch.Generator) -> Tensor:
+        """A seed for each image: int64 (images,)."""
         return torch.randint(2**62, (len(self),), generator=generator)
 
     def augmented(self, rows: Tensor, drawn: Tensor) -> Tensor:
+        """The images (N, C, H, W) of these rows as ``crop`` makes them with their seeds in ``drawn``."""
         images = []
         with torch.random.fork_rng(devices=[]):  # torchvision's transforms draw from torch's own state
             for row, seed in zip(rows.tolist(), drawn.tolist(), strict=True):

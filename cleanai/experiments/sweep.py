@@ -66,7 +66,9 @@ def run_sweep(
 
     Args:
         config: all other settings; its methods, ratio and seed where the next three are None.
-        methods, ratios, seeds: what is varied.
+        methods: criteria to compare.
+        ratios: shares to remove, 0 to 1.
+        seeds: each is an experiment of its own, with its own split and order.
         output: the folder; with a scheduler, one that all machines see under this path.
         scheduler: the address of a Dask scheduler ("tcp://host:8786") whose workers run the cells; None: here, one
             after the other. Needs the extra ``cleanai[sweep]``.
@@ -78,7 +80,11 @@ def run_sweep(
 
     Example:
         >>> from cleanai.experiments import make_config
-        >>> run_sweep(make_config("TS1", "smoke"), ratios=[0.2, 0.4], seeds=[0, 1])  # doctest: +SKIP
+        >>> table = run_sweep(make_config("TS1", "smoke"), ratios=[0.2, 0.4], seeds=[0, 1])  # doctest: +SKIP
+        >>> run_sweep(make_config("TS1", "smoke"), ratios=[0.2, 0.2])
+        Traceback (most recent call last):
+            ...
+        cleanai.errors.InputError: ratios is [0.2, 0.2]; give one or several, each once
     """
     cells = list_cells(config, methods, ratios, seeds)
     folder = Path(output).absolute()

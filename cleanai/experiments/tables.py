@@ -211,8 +211,25 @@ def preparation_table(results: ExperimentResults, language: str) -> Table:
     return Table(title, columns, rows, "l" + "r" * len(states), tuple(notes))
 
 
-def comparison_table(results: ExperimentResults, method: str, language: str) -> Table:
-    """Original, pruned, and pruned and fine-tuned: accuracy, size, parameters, FLOPs and time of one call."""
+def comparison_table(results: ExperimentResults, method: str, language: str = "en") -> Table:
+    """Original, pruned, and pruned and fine-tuned: accuracy, size, parameters, FLOPs and time of one call.
+
+    Args:
+        results: of `run_experiment` or `load_results`.
+        method: one of ``results.methods``.
+        language: "en" or "tr".
+
+    Raises:
+        InputError: the method has no result.
+
+    Example:
+        From the results that the repository holds:
+
+        >>> from cleanai.experiments import load_results
+        >>> results = load_results()["TS1_ResNet20_CIFAR10"]
+        >>> comparison_table(results, "wanda").rows[0]
+        ('Accuracy (%)', '91.73', '25.50', '89.32')
+    """
     stages = find_method(results, method).report.metrics
     labels = stage_labels(results, language)
     measured = [stages.get(stage) for stage in labels]
@@ -274,8 +291,21 @@ class _Column:
     spreads: Sequence[float] = ()  # what a number is uncertain by, where that is known
 
 
-def methods_table(results: ExperimentResults, language: str) -> Table:
-    """One row per method and one column per metric; the best of a column is marked where methods differ in it."""
+def methods_table(results: ExperimentResults, language: str = "en") -> Table:
+    """One row per method and one column per metric; the best of a column is marked where methods differ in it.
+
+    Args:
+        results: of `run_experiment` or `load_results`.
+        language: "en" or "tr".
+
+    Example:
+        From the results that the repository holds:
+
+        >>> from cleanai.experiments import load_results
+        >>> results = load_results()["TS1_ResNet20_CIFAR10"]
+        >>> [row[:4] for row in methods_table(results).rows]
+        [('neuron coverage', '91.73', '48.39 †', '88.58'), ('WANDA', '91.73', '25.50', '89.32 †')]
+    """
     columns = _method_columns(results, language)
     marked = [_mark_best(column) for column in columns]
     rows = tuple(
@@ -354,8 +384,21 @@ def _speedup_spread(result: MethodResult) -> float:
 # ------------------------------------------------------------------------------------------ several experiments, groups
 
 
-def overview_table(experiments: Sequence[ExperimentResults], language: str) -> Table:
-    """One row per method of each experiment: its accuracy in every stage, and what it saved."""
+def overview_table(experiments: Sequence[ExperimentResults], language: str = "en") -> Table:
+    """One row per method of each experiment: its accuracy in every stage, and what it saved.
+
+    Args:
+        experiments: results of `run_experiment` or `load_results`.
+        language: "en" or "tr".
+
+    Example:
+        From the results that the repository holds:
+
+        >>> from cleanai.experiments import load_results
+        >>> results = load_results()["TS1_ResNet20_CIFAR10"]
+        >>> [row[2:6] for row in overview_table([results]).rows]
+        [('neuron coverage', '91.73', '48.39', '88.58'), ('WANDA', '91.73', '25.50', '89.32')]
+    """
     rows = []
     for results in experiments:
         name = results.name.replace("_", " ")
@@ -392,11 +435,27 @@ def _stage_accuracy(metrics: ModelMetrics | None, language: str) -> str:
     return MISSING if metrics is None else _accuracy_number(metrics, language)
 
 
-def agreement_table(results: ExperimentResults, first: str, second: str, language: str) -> Table:
+def agreement_table(results: ExperimentResults, first: str, second: str, language: str = "en") -> Table:
     """How many channels both of two methods removed, group by group, beside what two blind choices would share.
 
-    Two random choices of a and b among n channels share a b / n on average. Raises `InputError` for a method that has
-    no result.
+    Two random choices of a and b among n channels share a b / n on average.
+
+    Args:
+        results: of `run_experiment` or `load_results`.
+        first: one of ``results.methods``.
+        second: another one.
+        language: "en" or "tr".
+
+    Raises:
+        InputError: a method has no result.
+
+    Example:
+        From the results that the repository holds:
+
+        >>> from cleanai.experiments import load_results
+        >>> results = load_results()["TS1_ResNet20_CIFAR10"]
+        >>> agreement_table(results, "coverage", "wanda").rows[0]
+        ('conv1', '16', '3', '3', '1', '0.6')
     """
     removed = [
         {group.name: set(group.removed) for group in find_method(results, method).report.groups}
@@ -496,8 +555,18 @@ SETTING_NAMES = {
 }
 
 
-def settings_tables(config: ExperimentConfig, language: str) -> list[Table]:
-    """All settings, one table per stage: in words, as `--set` names them, and their values as it takes them."""
+def settings_tables(config: ExperimentConfig, language: str = "en") -> list[Table]:
+    """All settings, one table per stage: in words, as ``--set`` names them, and their values as it takes them.
+
+    Args:
+        config: the settings.
+        language: "en" or "tr".
+
+    Example:
+        >>> from cleanai.experiments import make_config
+        >>> settings_tables(make_config("TS1"))[1].rows[0]
+        ('pruning ratio', 'pruning_ratio', '0.2')
+    """
     columns = tuple(say(language, head) for head in ("setting", "name for --set", "value"))
     tables = []
     for stage in (*STAGES, "machine"):

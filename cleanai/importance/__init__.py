@@ -13,10 +13,8 @@ from cleanai.importance.activations import (
     COVERAGE,
     ActivationImportance,
     AdaptiveNeuronCoverageImportance,
-    CoverageMetric,
     NeuronCoverageImportance,
     WandaImportance,
-    check_coverage,
 )
 from cleanai.importance.gradients import HessianImportance, TaylorImportance
 from cleanai.importance.group import (
@@ -26,11 +24,7 @@ from cleanai.importance.group import (
     Importance,
     MemberCriterion,
     ScoredGroup,
-    check_normalizer,
     normalize_scores,
-    reduce_parts,
-    score_group,
-    thresholds_of,
 )
 from cleanai.importance.mixes import MixedImportance, WeightActivationImportance
 from cleanai.importance.names import CRITERIA, add_criteria, find_importance
@@ -74,7 +68,6 @@ __all__ = [
     "ActivationImportance",
     "AdaptiveNeuronCoverageImportance",
     "BNScaleImportance",
-    "CoverageMetric",
     "Criterion",
     "FPGMImportance",
     "HessianImportance",
@@ -90,11 +83,6 @@ __all__ = [
     "WandaImportance",
     "WeightActivationImportance",
     "add_criteria",
-    "check_coverage",
-    "check_normalizer",
     "find_importance",
     "normalize_scores",
-    "reduce_parts",
-    "score_group",
-    "thresholds_of",
 ]

@@ -16,6 +16,7 @@ from cleanai.importance.group import MemberCriterion, ScoredGroup, reduce_parts
 from cleanai.layers import input_weight_norms
 
 CoverageMetric = Literal["normalized_mean", "frequency", "mean_absolute", "combined"]
+"""How the coverage of a channel is measured: see `NeuronCoverageImportance`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,11 +25,23 @@ class WandaImportance(MemberCriterion):
 
     ``s_u = mean over readers of Σ_{channels c of u} ‖X_c‖₂ · Σ_o |W_oc|`` with ‖X_c‖₂ the root mean square of the
     channel in the calibration data: the structured form of Sun et al., "A Simple and Effective Pruning Approach for
-    Large Language Models", 2024, eq. 1, summed over a channel's weights.
+    Large Language Models", 2024, eq. 1, summed over a channel's weights. A group that no layer with weights reads is
+    left whole.
+
+    Args:
+        reduction, normalizer: see `cleanai.importance.MemberCriterion`.
 
     Example:
-        >>> WandaImportance()
-        WandaImportance()
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(1, 3, bias=False), nn.ReLU(), nn.Linear(3, 1))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [-2.0], [3.0]])), net[2].weight.fill_(2.0)
+        >>> pruner = StructuredPruner(net, torch.zeros(1, 1), WandaImportance())
+        >>> _ = pruner.collect_activations([torch.ones(4, 1)], progress=False)  # the last layer reads 1, 0, 3
+        >>> pruner.score_groups()["0"].tolist()
+        [2.0, 0.0, 6.0]
     """
 
     needs_activations = True
@@ -48,7 +61,22 @@ class WandaImportance(MemberCriterion):
 class ActivationImportance(MemberCriterion):
     """Mean absolute activation of a unit's channels where they are read (else where they are written).
 
-    ``s_u = mean over layers of Σ_{channels c of u} E[|x_c|]``.
+    ``s_u = mean over layers of Σ_{channels c of u} E[|x_c|]``, over samples and positions of the calibration data.
+
+    Args:
+        reduction, normalizer: see `cleanai.importance.MemberCriterion`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(1, 3, bias=False), nn.ReLU(), nn.Linear(3, 1))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [-2.0], [3.0]]))
+        >>> pruner = StructuredPruner(net, torch.zeros(1, 1), ActivationImportance())
+        >>> _ = pruner.collect_activations([torch.tensor([[1.0], [-1.0]])], progress=False)  # read: 1, 0, 3 and 0, 2, 0
+        >>> pruner.score_groups()["0"].tolist()
+        [0.5, 1.0, 1.5]
     """
 
     needs_activations = True
@@ -74,7 +102,10 @@ COVERAGE: dict[str, Callable[[ChannelStatistics, float], Tensor]] = {
     "mean_absolute": lambda statistics, threshold: statistics.mean_absolute,
     "combined": _combined,
 }
-"""The coverage of each channel of a layer, by metric: high = active, 0 = never."""
+"""The coverage of each channel of a layer, by metric: {name: function of its statistics and the threshold}.
+
+What it gives is float64 of the shape [channels]; high = active, 0 = never.
+"""
 
 
 def check_coverage(metric: str, threshold: float) -> None:
@@ -94,8 +125,8 @@ class NeuronCoverageImportance(MemberCriterion):
     A channel's coverage is taken from the values that the next layers read, after the nonlinearity between (where no
     layer with weights reads it, from those that its own layer writes):
 
-    - ``"mean_absolute"``: E|x|, over samples and positions;
-    - ``"normalized_mean"``: E|x| in shares of the layer's most active channel, in [0, 1];
+    - ``"mean_absolute"``: ``E|x|``, over samples and positions;
+    - ``"normalized_mean"``: ``E|x|`` in shares of the layer's most active channel, in [0, 1];
     - ``"frequency"``: the share of values with x > ``threshold``, in [0, 1];
     - ``"combined"``: sqrt(normalized_mean · frequency), in [0, 1].
 
@@ -106,10 +137,22 @@ class NeuronCoverageImportance(MemberCriterion):
     Args:
         metric: one of the four.
         threshold: above which a value counts as active; at least 0.
+        reduction, normalizer: see `cleanai.importance.MemberCriterion`.
+
+    Raises:
+        InputError: another metric, or a threshold below 0.
 
     Example:
-        >>> NeuronCoverageImportance(metric="frequency", threshold=0.25)
-        NeuronCoverageImportance(metric='frequency', threshold=0.25)
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(1, 3, bias=False), nn.ReLU(), nn.Linear(3, 1))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [-1.0], [0.0]]))
+        >>> pruner = StructuredPruner(net, torch.zeros(1, 1), NeuronCoverageImportance(metric="frequency"))
+        >>> _ = pruner.collect_activations([torch.tensor([[1.0], [2.0], [-1.0], [0.0]])], progress=False)
+        >>> pruner.score_groups()["0"].tolist()
+        [0.5, 0.25, 0.0]
     """
 
     metric: CoverageMetric = "normalized_mean"
@@ -140,11 +183,23 @@ class AdaptiveNeuronCoverageImportance(NeuronCoverageImportance):
     """Neuron coverage of the network as pruned so far: the pruner collects it afresh before each iterative step.
 
     Pruning changes what the layers behind a cut see, and so the coverage of what is left there; with one step it is
-    `NeuronCoverageImportance`.
+    `NeuronCoverageImportance`. The loader must be one that can be gone through several times.
+
+    Args:
+        metric, threshold, reduction, normalizer: as in `NeuronCoverageImportance`.
+
+    Raises:
+        InputError: as in `NeuronCoverageImportance`.
 
     Example:
-        >>> AdaptiveNeuronCoverageImportance(metric="combined").recollect
-        True
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruner = StructuredPruner(net, torch.zeros(1, 3), AdaptiveNeuronCoverageImportance(), iterative_steps=2)
+        >>> _ = pruner.collect_activations([torch.randn(16, 3)], progress=False)
+        >>> pruner.prune()[0].out_features
+        4
     """
 
     recollect = True

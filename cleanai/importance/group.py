@@ -22,12 +22,27 @@ from cleanai.matrices import LayerMoments
 class ScoredGroup:
     """A group with what a scorer may look at: the model's tensors, its modules, and what was collected from data.
 
+    A unit is what can be removed alone: a channel, a head, a convolution group. Everything that is given per unit has
+    the shape [size].
+
     Attributes:
-        name, kind, size: see `cleanai.coupling.Group`; a score has shape [size].
-        members: the dimensions of the model's tensors that the group's units own a part of.
-        tensors: the tensor of each member, by parameter name.
-        statistics: None before a calibration pass.
-        gradients: None before gradients were collected.
+        group: the `cleanai.coupling.Group`; ``name``, ``kind``, ``size`` and ``members`` are its own.
+        tensors: the model's tensors, by name.
+        modules: the model's modules, by path.
+        statistics: an `cleanai.ActivationStatistics`; None before a calibration pass.
+        gradients: a `cleanai.GradientStatistics`; None before gradients were collected.
+
+    Example:
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> (group,) = StructuredPruner(net, torch.zeros(1, 3)).describe_groups()
+        >>> group.name, group.kind, group.size
+        ('0', 'channels', 8)
+        >>> [(member.parameter, member.dim, member.role) for member in group.members]
+        [('0.weight', 0, 'output'), ('0.bias', 0, 'output'), ('2.weight', 1, 'input')]
+        >>> member, weight = group.weights()[0]
+        >>> torch.allclose(group.powers(member, weight, 1), weight.abs().sum(1).double())
+        True
     """
 
     group: Group
@@ -53,17 +68,29 @@ class ScoredGroup:
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """The dimensions the group owns a part of."""
+        """The dimensions of the model's tensors that the group's units own a part of.
+
+        Each has the tensor's name (``parameter``), the dimension (``dim``), its ``role`` ("input" where it is summed
+        over, else "output"), the ``positions`` along it that belong to the group, and the ``units`` that own them.
+        """
         return self.group.members
 
     # ------------------------------------------------------------------------------------------------------ weights
 
     def weights(self) -> list[tuple[Member, Tensor]]:
-        """The members that are weights of at least two dimensions, and those tensors."""
+        """The members that are weights of at least two dimensions, and those tensors.
+
+        Raises:
+            InputError: a tensor is on the meta device, so it has no values.
+        """
         return [(member, tensor) for member, tensor in self._parameters() if tensor.dim() >= 2]
 
     def judged_weights(self) -> list[tuple[Member, Tensor]]:
-        """The weights; in a group that has only vectors (a bare scale or bias), those: they are all there is."""
+        """The weights; in a group that has only vectors (a bare scale or bias), those: they are all there is.
+
+        Raises:
+            InputError: a tensor is on the meta device, so it has no values.
+        """
         return self.weights() or self._parameters()
 
     def _parameters(self) -> list[tuple[Member, Tensor]]:
@@ -74,18 +101,32 @@ class ScoredGroup:
         return [(m, t.detach()) for m, t in held if isinstance(t, nn.Parameter) and t.is_floating_point()]
 
     def sum_positions(self, member: Member, values: Tensor) -> Tensor:
-        """Values per index of a member's dimension, summed for each unit: shape [size]."""
+        """Values per index of a member's dimension, summed for each unit: float64, shape [size].
+
+        Args:
+            member: one of `members`.
+            values: one number for each index of the dimension: shape [size of the dimension].
+        """
         total = torch.zeros(self.size, dtype=torch.float64)
         positions = torch.from_numpy(member.positions)
         return total.index_add_(0, torch.from_numpy(member.units), values.detach().double().cpu()[positions])
 
     def powers(self, member: Member, tensor: Tensor, p: float) -> Tensor:
-        """Σ|w|^p over everything a member holds for each unit: shape [size]."""
+        """``Σ|w|^p`` over everything a ``member`` of the ``tensor`` holds for each unit: float64, shape [size]."""
         per_index = tensor.movedim(member.dim, 0).reshape(tensor.shape[member.dim], -1).abs().double().pow(p).sum(1)
         return self.sum_positions(member, per_index)
 
     def slices(self, member: Member, tensor: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """What a member holds for each unit, as rows: [(units, rows of those units)] by the number of indices."""
+        """What a member holds for each unit, as rows: [(units, rows of those units)] by the number of indices.
+
+        Args:
+            member: one of `members`.
+            tensor: the tensor that it is a part of.
+
+        Returns:
+            For units that own equally many indices: their numbers, shape [n], and what they own, float64, shape
+            [n, elements].
+        """
         units, positions = torch.from_numpy(member.units), torch.from_numpy(member.positions)
         order = torch.argsort(units, stable=True)
         counts = torch.bincount(units, minlength=self.size)
@@ -100,7 +141,16 @@ class ScoredGroup:
     # -------------------------------------------------------------------------------------------------- activations
 
     def sum_channels(self, layer: str, side: str, values: Tensor) -> Tensor | None:
-        """Values per input or output channel of a layer, summed for each unit; None if the group has none there."""
+        """Values per input or output channel of a layer, summed for each unit; None if the group has none there.
+
+        Args:
+            layer: the path of the layer.
+            side: "input" or "output".
+            values: one number for each channel: shape [channels].
+
+        Returns:
+            float64, shape [size].
+        """
         units = self._units_at(layer, side, len(values))
         if units is None:
             return None
@@ -108,7 +158,10 @@ class ScoredGroup:
         return torch.zeros(self.size, dtype=torch.float64).index_add_(0, units[own], values.double().cpu()[own])
 
     def mean_channels(self, layer: str, side: str, values: Tensor) -> Tensor | None:
-        """Values per input or output channel of a layer, averaged over each unit's own; 0 for a unit without any."""
+        """Values per input or output channel of a layer, averaged over each unit's own; 0 for a unit without any.
+
+        ``layer``, ``side``, ``values`` and the result are as in `sum_channels`.
+        """
         total = self.sum_channels(layer, side, values)
         count = self.sum_channels(layer, side, torch.ones(len(values)))
         return None if total is None or count is None else total / count.clamp(min=1)
@@ -120,7 +173,20 @@ class ScoredGroup:
         return None
 
     def activations(self, side: str = "input") -> list[tuple[str, ChannelStatistics]]:
-        """The layers that read (or, side "output", write) the group's channels, with their statistics."""
+        """The layers that read (or, ``side`` "output", write) the group's channels, with their statistics.
+
+        Raises:
+            InputError: no activations were collected, or those of a layer with another number of channels.
+
+        Example:
+            >>> from cleanai import StructuredPruner
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> pruner = StructuredPruner(net, torch.zeros(1, 3))
+            >>> _ = pruner.collect_activations([torch.randn(16, 3)], progress=False)
+            >>> (group,) = pruner.describe_groups()
+            >>> [(layer, seen.mean_absolute.shape) for layer, seen in group.activations("input")]
+            [('2', torch.Size([8]))]
+        """
         if self.statistics is None:
             raise InputError(
                 f"scoring the group {self.name} needs activations: call collect_activations(loader) before prune()"
@@ -162,16 +228,20 @@ class ScoredGroup:
         return [(layer, self.statistics.moments[layer]) for layer in readers if layer in self.statistics.moments]
 
     def units_read(self, layer: str) -> Tensor | None:
-        """The unit of each of a layer's input (or a block's result) channels, -1 where it is none of the group's."""
+        """The unit of each input channel of a ``layer`` (or channel that a block returns), -1 where it has none."""
         found = [c.units for c in self.group.channels if c.module == layer and c.side in ("input", "result")]
         return torch.from_numpy(found[0]) if found else None
 
     # ---------------------------------------------------------------------------------------------------- gradients
 
     def from_gradients(self, member: Member, table: str) -> Tensor | None:
-        """A member's "squares", "absolutes" or "curvatures", meant over batches and summed for each unit.
+        """What the gradients say of a member, averaged over batches and summed for each unit: float64, shape [size].
 
         None where the pass saw nothing of it.
+
+        Args:
+            member: one of `members`.
+            table: "squares", "absolutes" or "curvatures" (see `cleanai.GradientStatistics`).
 
         Raises:
             InputError: no gradients were collected, none of this kind, or those of other sizes.
@@ -199,9 +269,24 @@ class ScoredGroup:
 class Importance(Protocol):
     """Anything that scores groups: a callable on a `ScoredGroup` returning one score per unit, higher = keep.
 
-    What else it has, it may say in attributes: ``needs_activations``, ``needs_gradients``, ``needs_curvature`` (what
-    must be collected first), ``thresholds`` (see `cleanai.collect_statistics`), ``recollect`` (afresh before every
-    step) and ``normalizer`` (how its scores become comparable between groups, see `normalize_scores`).
+    What else it has, it may say in attributes: ``needs_activations``, ``needs_gradients``, ``needs_curvature``,
+    ``needs_moments`` (what must be collected first), ``thresholds`` (see `cleanai.collect_statistics`), ``recollect``
+    (afresh before every step), ``normalizer`` (how its scores become comparable between groups, see
+    `cleanai.importance.normalize_scores`) and ``cost_aware`` (whether they are best ranked per saving).
+
+    Example:
+        >>> from cleanai import StructuredPruner
+        >>> def largest_weight(group):
+        ...     parts = [
+        ...         group.sum_positions(member, weight.movedim(member.dim, 0).flatten(1).abs().amax(1))
+        ...         for member, weight in group.weights()
+        ...     ]
+        ...     return torch.stack(parts).amax(0)
+        >>> net = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [-2.0], [3.0]])), net[2].weight.fill_(2.5)
+        >>> StructuredPruner(net, torch.zeros(1, 1), largest_weight).score_groups()["0"].tolist()
+        [2.5, 2.5, 3.0]
     """
 
     def __call__(self, group: ScoredGroup) -> Tensor | None:
@@ -218,7 +303,10 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "product": lambda parts: parts.prod(0),
     "first": lambda parts: parts[0],
 }
-"""Ways to make one score of those of a group's members (or of the layers that read it): shape [parts, size]."""
+"""Ways to make one score of those of a group's members (or of the layers that read it): {name: function}.
+
+Each takes a tensor of shape [parts, size] and gives one of shape [size].
+"""
 
 
 def reduce_parts(parts: Sequence[Tensor], reduction: str) -> Tensor | None:
@@ -282,6 +370,7 @@ NORMALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
     "lamp": share_of_larger,
     "sentinel": _over(lambda sizes: sizes.quantile(0.5)),
 }
+"""How the scores of a group become comparable with those of others: {name: function}; see `normalize_scores`."""
 _SENTINEL = "sentinel:"
 
 
@@ -312,10 +401,17 @@ def normalize_scores(scores: Tensor, how: str) -> Tensor:
     - ``"standardise"``: (s - mean) / standard deviation.
     - ``"gaussian"``: the same for the normal distribution that fits the middle of the scores, so that a few large ones
       do not matter: (s - median) / (1.4826 · median of the absolute distances from it).
-    - ``"lamp"``: over the sum of all scores that are not smaller (see `share_of_larger`).
+    - ``"lamp"``: over the sum of all scores that are not smaller (as in `LAMPImportance`).
     - ``"sentinel"``: in shares of the median of the absolute scores; ``"sentinel:0.9"`` of another quantile.
 
     Scores that do not differ from each other become 0 or 1, or whatever ratio of them the name says, never NaN.
+
+    Args:
+        scores: one for each unit: shape [size].
+        how: one of these names.
+
+    Returns:
+        float64, shape [size].
 
     Raises:
         InputError: there is no such normaliser.
@@ -340,11 +436,26 @@ def normalize_scores(scores: Tensor, how: str) -> Tensor:
 
 @dataclass(frozen=True, repr=False)
 class Criterion:
-    """What every criterion has.
+    """What every criterion has: a base for scorers of one's own that take part in rankings across groups.
 
     Args:
         normalizer: how the scores of different groups are made comparable where all groups are ranked together (see
             `normalize_scores`); the scores themselves are not changed by it.
+
+    Raises:
+        InputError: there is no such normaliser.
+
+    Example:
+        >>> @dataclass(frozen=True, repr=False)
+        ... class KeepTheFirst(Criterion):
+        ...     def __call__(self, group):
+        ...         return torch.arange(group.size, 0, -1)
+        >>> KeepTheFirst(normalizer="max")
+        KeepTheFirst(normalizer='max')
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> StructuredPruner(net, torch.zeros(1, 3), KeepTheFirst()).make_plan().kept("0.weight", 0)
+        (0, 1)
     """
 
     normalizer: str = field(default="mean", kw_only=True)
@@ -368,6 +479,19 @@ class MemberCriterion(Criterion):
     Args:
         reduction: how those become one score: "mean", "sum", "max", "product", or "first" for that of the first
             member in the order of the model.
+        normalizer: how the scores of different groups are made comparable (see `Criterion`).
+
+    Raises:
+        InputError: there is no such reduction or normaliser.
+
+    Example:
+        >>> from cleanai import MagnitudeImportance, StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [2.0], [3.0]])), net[2].weight.fill_(2.5)
+        >>> criterion = MagnitudeImportance(p=1, reduction="max")  # a MemberCriterion: the larger of the two weights
+        >>> StructuredPruner(net, torch.zeros(1, 1), criterion).score_groups()["0"].tolist()
+        [2.5, 2.5, 3.0]
     """
 
     reduction: str = field(default="mean", kw_only=True)

@@ -40,15 +40,30 @@ def _mix(terms: Sequence[tuple[Importance, float]], group: ScoredGroup, scale: s
 class WeightActivationImportance(MemberCriterion):
     """Weight magnitude and activation, mixed: ``s = α · ‖W‖ / mean‖W‖ + β · A / mean A`` within each group.
 
-    Dividing both terms by their mean over the group brings them to one scale; ``weight_ratio`` (α) and
-    ``activation_ratio`` (β) sum to 1. ‖W‖ is `MagnitudeImportance` with ``p``, A is `ActivationImportance`.
+    Dividing both terms by their mean over the group brings them to one scale. ‖W‖ is `MagnitudeImportance` with ``p``,
+    A is `ActivationImportance`; activations need not be collected where β is 0.
+
+    Args:
+        weight_ratio: α, in [0, 1].
+        activation_ratio: β, in [0, 1]; the two sum to 1.
+        p: 1 or 2, as in `MagnitudeImportance`.
+        reduction, normalizer: see `cleanai.importance.MemberCriterion`.
 
     Raises:
-        InputError: a ratio outside [0, 1], or ratios that do not sum to 1.
+        InputError: a ratio outside [0, 1], ratios that do not sum to 1, or another ``p``.
 
     Example:
-        >>> WeightActivationImportance(weight_ratio=0.25, activation_ratio=0.75).weight_ratio
-        0.25
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(1, 3, bias=False), nn.ReLU(), nn.Linear(3, 1))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [-2.0], [3.0]])), net[2].weight.fill_(1.0)
+        >>> pruner = StructuredPruner(net, torch.zeros(1, 1), WeightActivationImportance(0.5, 0.5, p=1))
+        >>> _ = pruner.collect_activations([torch.tensor([[1.0], [-1.0]])], progress=False)
+        >>> weights, activations = torch.tensor([1.0, 1.5, 2.0]), torch.tensor([0.5, 1.0, 1.5])
+        >>> expected = 0.5 * weights / weights.mean() + 0.5 * activations / activations.mean()
+        >>> torch.allclose(pruner.score_groups()["0"], expected.double())
+        True
     """
 
     weight_ratio: float = 0.5
@@ -86,15 +101,28 @@ class WeightActivationImportance(MemberCriterion):
 class MixedImportance(Criterion):
     """A weighted mix of any criteria: ``s = Σ_t weight_t · normalised(s_t)`` within each group.
 
+    It needs what its terms need. A group that one of them cannot judge is left whole.
+
     Args:
         terms: {name: weight}, or pairs of a criterion (or its name) and a weight. Weights are positive.
-        scale: how each term is brought to one scale with the others before they are added (see `normalize_scores`).
+        scale: how each term is brought to one scale with the others before they are added (see
+            `cleanai.importance.normalize_scores`).
+        normalizer: see `cleanai.importance.Criterion`.
 
     Raises:
-        InputError: no terms, an unknown name, or a weight that is not positive.
+        InputError: no terms, an unknown name, a term that is no pair, or a weight that is not positive.
 
     Example:
-        >>> MixedImportance({"coverage": 0.5, "magnitude": 0.5}).needs_activations
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner
+        >>> mixed = MixedImportance({"l1": 0.5, "activation": 0.5})
+        >>> mixed.needs_activations
+        True
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruner = StructuredPruner(net, torch.zeros(1, 3), mixed)
+        >>> _ = pruner.collect_activations([torch.randn(16, 3)], progress=False)
+        >>> same = pruner.vary(importance=WeightActivationImportance(0.5, 0.5, p=1))
+        >>> torch.allclose(pruner.score_groups()["0"], same.score_groups()["0"])
         True
     """
 

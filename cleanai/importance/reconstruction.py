@@ -57,15 +57,27 @@ class ReconstructionImportance(Criterion):
     layers. The score is the loss at a unit's turn, or an earlier one's if that was larger.
 
     The scores are comparable across groups (``normalizer="none"``) and best ranked by loss per cost (``cost_aware``).
-    The repair itself is `cleanai.recover`'s.
+    The repair itself is that of `cleanai.recover_model`.
 
     Args:
         ridge: what is added to the diagonal of each covariance, in shares of its mean; more where there are few rows
             for the columns, as in the repair.
+        normalizer: see `cleanai.importance.Criterion`.
+
+    Raises:
+        InputError: ``ridge`` is not positive.
 
     Example:
-        >>> ReconstructionImportance().needs_moments
-        True
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1))
+        >>> with torch.no_grad():  # the first two units always do the same, so one of them can take over from the other
+        ...     _ = net[0].weight.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])), net[2].weight.fill_(1.0)
+        >>> pruner = StructuredPruner(net, torch.zeros(1, 2), ReconstructionImportance())
+        >>> _ = pruner.collect_activations([torch.randn(512, 2)], progress=False)
+        >>> scores = pruner.score_groups()["0"]
+        >>> int(scores.argmin()) in (0, 1), bool(scores.min() < 0.01 * scores[2])
+        (True, True)
     """
 
     ridge: float = 1e-3

@@ -23,9 +23,20 @@ class MagnitudeImportance(MemberCriterion):
     dimensions: the filters that write the unit and the columns that read it. L1 follows Li et al., "Pruning Filters for
     Efficient ConvNets", 2017.
 
+    Args:
+        p: 1 for the sum of absolute weights, 2 for the Euclidean norm.
+        reduction, normalizer: see `cleanai.importance.MemberCriterion`.
+
+    Raises:
+        InputError: another ``p``.
+
     Example:
-        >>> MagnitudeImportance(p=1)
-        MagnitudeImportance(p=1)
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [-2.0], [3.0]])), net[2].weight.fill_(1.0)
+        >>> StructuredPruner(net, torch.zeros(1, 1), MagnitudeImportance(p=1)).score_groups()["0"].tolist()
+        [1.0, 1.5, 2.0]
     """
 
     p: float = 2
@@ -52,11 +63,18 @@ class BNScaleImportance(MemberCriterion):
 
     ``s_u = mean over norms of Σ_{channels c of u} |γ_c|``: Liu et al., "Learning Efficient Convolutional Networks
     through Network Slimming", 2017. Seen are torch's batch, group, instance, layer and RMS norms that have a scale for
-    each channel, and torchvision's frozen batch norm.
+    each channel, and torchvision's frozen batch norm. A group without any is left whole.
+
+    Args:
+        reduction, normalizer: see `cleanai.importance.MemberCriterion`.
 
     Example:
-        >>> BNScaleImportance()
-        BNScaleImportance()
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(1, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 1))
+        >>> with torch.no_grad():
+        ...     _ = net[1].weight.copy_(torch.tensor([0.5, -2.0, 0.0]))
+        >>> StructuredPruner(net, torch.zeros(1, 1), BNScaleImportance()).score_groups()["0"].tolist()
+        [0.5, 2.0, 0.0]
     """
 
     def __call__(self, group: ScoredGroup) -> Tensor | None:
@@ -78,9 +96,17 @@ class FPGMImportance(MemberCriterion):
     Pruning via Geometric Median for Deep Neural Networks Acceleration", 2019, eq. 6. A slice of zeros does nothing,
     however far it is from the others: it counts as 0.
 
+    Args:
+        reduction, normalizer: see `cleanai.importance.MemberCriterion`.
+
     Example:
-        >>> FPGMImportance()
-        FPGMImportance()
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [1.0], [5.0]]))
+        >>> criterion = FPGMImportance(reduction="first")  # of the first layer's filters alone
+        >>> StructuredPruner(net, torch.zeros(1, 1), criterion).score_groups()["0"].tolist()
+        [4.0, 4.0, 8.0]
     """
 
     def __call__(self, group: ScoredGroup) -> Tensor | None:
@@ -105,12 +131,21 @@ class LAMPImportance(MemberCriterion):
     """A unit's squared norm in shares of all that is not smaller: weights of different layers become comparable.
 
     ``s_u = mean over members of ‖W_u‖² / Σ_{v: ‖W_v‖ ≥ ‖W_u‖} ‖W_v‖²``: Lee et al., "Layer-adaptive Sparsity for the
-    Magnitude-based Pruning", 2021, eq. 2, with the slices of units in place of single weights. In (0, 1]; the largest
-    unit of every weight has 1. The scores are compared between groups as they are.
+    Magnitude-based Pruning", 2021, eq. 2, with the slices of units in place of single weights. In [0, 1]: 0 for a slice
+    of zeros, 1 for the largest unit of a weight. The scores are compared between groups as they are.
+
+    Args:
+        reduction, normalizer: see `cleanai.importance.MemberCriterion`; the normaliser is "none" here.
 
     Example:
-        >>> LAMPImportance().normalizer
-        'none'
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [2.0], [3.0]]))
+        >>> criterion = LAMPImportance(reduction="first")  # of the first layer's weight alone
+        >>> scores = StructuredPruner(net, torch.zeros(1, 1), criterion).score_groups()["0"]
+        >>> torch.allclose(scores, torch.tensor([1 / (1 + 4 + 9), 4 / (4 + 9), 9 / 9]).double())
+        True
     """
 
     normalizer: str = field(default="none", kw_only=True)
@@ -123,7 +158,25 @@ class LAMPImportance(MemberCriterion):
 
 @dataclass(frozen=True, repr=False)
 class RandomImportance(Criterion):
-    """Random scores: the baseline every criterion has to beat. The same seed and group name give the same scores."""
+    """Random scores: the baseline every criterion has to beat. The same seed and group name give the same scores.
+
+    Uniform in [0, 1), whatever the weights are; torch's own random state plays no part.
+
+    Args:
+        seed: any whole number.
+        normalizer: see `cleanai.importance.Criterion`.
+
+    Raises:
+        InputError: ``seed`` is no whole number.
+
+    Example:
+        >>> from cleanai import StructuredPruner
+        >>> net = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> pruners = [StructuredPruner(net, torch.zeros(1, 1), RandomImportance(seed)) for seed in (0, 0, 1)]
+        >>> first, second, other = (pruner.score_groups()["0"] for pruner in pruners)
+        >>> torch.equal(first, second), torch.equal(first, other)
+        (True, False)
+    """
 
     seed: int = 0
 

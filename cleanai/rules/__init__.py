@@ -7,7 +7,7 @@ way. Of an operation without a rule only what its gradients prove can be pruned 
 from __future__ import annotations
 
 from cleanai.fields import Labelled
-from cleanai.rules import (  # each registers its rules
+from cleanai.rules import (  # noqa: F401  (each registers its rules)
     arithmetic,
     contraction,
     indexing,
@@ -16,7 +16,7 @@ from cleanai.rules import (  # each registers its rules
     normalisation,
     recurrent,
 )
-from cleanai.rules.context import RULES, Context, Count, Inputs, Rule, Site, handles, known
+from cleanai.rules.context import RULES, Context, Inputs, Rule, handles, known
 from cleanai.rules.layer import Channels, Links, Tensors, register_rule, unregister_rule
 from cleanai.rules.probing import READ_FROM_VALUES, probe_channels
 from cleanai.trace import Operation, Trace
@@ -25,23 +25,11 @@ __all__ = [
     "RULES",
     "Channels",
     "Context",
-    "Count",
     "Inputs",
     "Links",
     "Rule",
-    "Site",
     "Tensors",
-    "apply_rule",
-    "arithmetic",
-    "contraction",
     "handles",
-    "indexing",
-    "layer",
-    "movement",
-    "needs_values",
-    "normalisation",
-    "probing",
-    "recurrent",
     "register_rule",
     "unregister_rule",
 ]

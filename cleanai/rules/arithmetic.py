@@ -68,6 +68,7 @@ def _constants(op: Operation, inputs: Inputs) -> list[Labelled]:
     "Fill Zero"
 )
 def pass_through(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
+    """An operation on each value by itself: the fields stay, where the shape does."""
     value = inputs[0]
     return [Labelled(shape, dict(value.fields) if value and value.shape == shape else {}) for shape in op.shapes]
 

@@ -13,14 +13,30 @@ from cleanai.isolation import StateTensor
 from cleanai.trace import Operation
 
 Inputs = Sequence[Labelled | None]
+"""The labelled inputs of an operation, in the order of its signature; None for a constant."""
 Rule = Callable[["Context", Operation, Inputs], list[Labelled]]
+"""A rule: from the context, the operation and its labelled inputs to its labelled outputs."""
 
 RULES: dict[str, Rule] = {}
-"""The rule of each kind of operation, by autograd's name for it."""
+"""The rule of each kind of operation, by autograd's name for it ("Relu"); rules of one's own come in by `handles`."""
 
 
 def handles(kinds: str) -> Callable[[Rule], Rule]:
-    """Makes a function the rule of some kinds of operations (their names, separated by blanks)."""
+    """Makes a function the rule of some kinds of operations (their names, separated by blanks): a decorator.
+
+    The names are autograd's, without what decorates them ("Relu" for ``ReluBackward0``).
+
+    Raises:
+        ValueError: one of them has a rule already.
+
+    Example:
+        >>> from cleanai.rules import RULES
+        >>> @handles("MyRelu MySigmoid")
+        ... def element_by_element(context, op, inputs):
+        ...     return [inputs[0]]
+        >>> RULES["MyRelu"] is RULES.pop("MySigmoid") is RULES.pop("MyRelu")
+        True
+    """
 
     def register(rule: Rule) -> Rule:
         for kind in kinds.split():
@@ -72,11 +88,26 @@ class Positions:
 class Context:
     """What the rules share: the labels, the labelled tensors of the model, and what they note on the way.
 
-    ``counts`` holds, by operation, the numbers it was called with that must follow a cut. ``contracted`` are the
-    (tensor, dimension) pairs that are summed over. ``partner`` is what the current operation's unlabelled operands are,
-    in words. ``unwritten`` are the labels of new tensors that the forward fills part by part. ``unproven`` are labels
-    of which the graph may not tell all, with the operation. ``positions`` are tensors of positions that
-    operations returned (of a maximum, of a pooled value), by their storage: in no graph, but others may be given them.
+    Attributes:
+        labels: hands out labels, and records which live or die together (``unite``) and which stay (``freeze``).
+        states: {tensor's name: its shape and labels}.
+        owners: {first label of a dimension: (tensor's name, dimension, size)}.
+        contracted: the (tensor, dimension) pairs that are summed over.
+        heads: labels of attention heads.
+        sites: what layers are given and return, as calibration sees it.
+        counts: by operation, the numbers it was called with that must follow a cut.
+        partner: what the current operation's unlabelled operands are, in words.
+        unwritten: the labels of new tensors that the forward fills part by part.
+        unproven: labels of which the graph may not tell all, with the operation.
+        positions: tensors of positions that operations returned (of a maximum, of a pooled value), by their storage: in
+            no graph, but others may be given them.
+
+    Example:
+        >>> context = Context()
+        >>> value = Labelled((2, 3), {1: context.labels.new((1, 3))})  # a tensor with three channels
+        >>> context.labels.freeze_value(value, "Cumsum adds up along it", [1])
+        >>> [reason for _, reason in context.labels.freezes]
+        ['Cumsum adds up along it']
     """
 
     labels: Labels = field(default_factory=Labels)
@@ -92,7 +123,10 @@ class Context:
     positions: dict[int, Positions] = field(default_factory=dict)
 
     def label_state(self, state: StateTensor, shape: Shape) -> Labelled:
-        """A model tensor, in the shape it has in the trace, with fresh labels on every dimension; always the same."""
+        """A model tensor ``state``, in the ``shape`` it has in the trace, with labels of its own for every dimension.
+
+        They are made at the first call; later ones give the same.
+        """
         if state.name not in self.states:
             fields = {}
             for axis, size in enumerate(shape):
@@ -103,12 +137,12 @@ class Context:
         return self.states[state.name]
 
     def note_positions(self, tensor: Tensor | None, value: Labelled, along: Iterable[IntArray] = ()) -> None:
-        """A tensor of positions that an operation returned has the fields of ``value`` and counts along some labels."""
+        """Notes that a ``tensor`` of positions has the fields of ``value`` and counts ``along`` some labels."""
         if tensor is not None:
             self.positions[_storage(tensor)] = Positions(_layout(tensor), value, tuple(along))
 
     def use_positions(self, tensor: Tensor, reason: str) -> Labelled | None:
-        """The fields of a tensor of positions that an operation is given; what it counts along stays as it is."""
+        """The fields of a ``tensor`` of positions given to an operation; what it counts stays, for a ``reason``."""
         found = self.positions.get(_storage(tensor))
         if found is None:
             return None
@@ -137,10 +171,12 @@ def saved_tensor(op: Operation, name: str) -> Tensor | None:
 
 
 def known(inputs: Inputs) -> list[Labelled]:
+    """The inputs that are labelled: constants left out."""
     return [value for value in inputs if value is not None]
 
 
 def freeze_all(context: Context, op: Operation, inputs: Inputs, reason: str) -> list[Labelled]:
+    """Freezes every input, for a ``reason``; the outputs of the operation have no fields."""
     for value in known(inputs):
         context.labels.freeze_value(value, reason)
     return [Labelled(shape) for shape in op.shapes]
@@ -189,6 +225,7 @@ def drop_dims(value: Labelled, gone: Iterable[int]) -> Labelled:
 
 
 def insert_dim(value: Labelled, dim: int) -> Labelled:
+    """The same tensor with a dimension of size 1 before ``dim``."""
     shape = (*value.shape[:dim], 1, *value.shape[dim:])
     fields = {
         axis + (axis >= dim): labels.reshape((*labels.shape[:dim], 1, *labels.shape[dim:]))
@@ -224,6 +261,7 @@ def unite_elementwise(
 
 
 def split_groups(labels: Labels, flat: IntArray, groups: int) -> dict[int, IntArray]:
+    """The fields of channels that are cut into ``groups`` equal rows: axis 0 for the rows, 1 for what is in them."""
     return labels.split(flat.reshape(groups, -1), 0)
 
 

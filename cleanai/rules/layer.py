@@ -22,6 +22,24 @@ class Channels:
 
     Slices like a list, and `chunk` cuts it into equal parts. Channels that are not known (they belong to a constant, or
     to a dimension that cannot be pruned) are passed on as such: what is tied to them is frozen.
+
+    `Tensors.dim` makes them, from the rule's ``links``, the ``labels`` of the indices (None: not known), their number
+    (``size``) and the tensor and dimension that they are the whole of (``origin``).
+
+    Example:
+        >>> from cleanai import StructuredPruner
+        >>> class Gate(nn.Module):  # half of the channels scale the other half
+        ...     def forward(self, x):
+        ...         value, gate = x.chunk(2, dim=1)
+        ...         return value * gate.sigmoid()
+        >>> def connect(links):
+        ...     value, gate = links.input().dim(1).chunk(2)  # Channels, like links.input().dim(1)[:8]
+        ...     links.tie(value, gate, links.output().dim(1))
+        >>> register_rule(Gate, connect)
+        >>> net = nn.Sequential(nn.Linear(3, 16), Gate(), nn.Linear(8, 2))
+        >>> StructuredPruner(net, torch.randn(1, 3), pruning_ratio=0.5).prune()[0].out_features
+        8
+        >>> unregister_rule(Gate)
     """
 
     def __init__(
@@ -43,7 +61,11 @@ class Channels:
         raise TypeError("channels are not iterated over one by one: take a slice, or chunk(n)")
 
     def chunk(self, parts: int) -> list[Channels]:
-        """Equal parts in order."""
+        """So many equal ``parts``, in order.
+
+        Raises:
+            ValueError: the channels cannot be cut into that many.
+        """
         if self._size % parts:
             raise ValueError(f"{self._size} channels cannot be cut into {parts} equal parts")
         step = self._size // parts
@@ -51,7 +73,25 @@ class Channels:
 
 
 class Tensors:
-    """One tensor of a layer: an input, an output, or a parameter or buffer; ``dim`` gives its channels."""
+    """One tensor of a layer: an input, an output, or a parameter or buffer; ``dim`` gives its channels.
+
+    `Links` makes it, from itself (``links``), the labelled ``value`` and the ``name`` that errors use.
+
+    Example:
+        >>> from cleanai import StructuredPruner
+        >>> class Double(nn.Module):
+        ...     def forward(self, x):
+        ...         return 2 * x
+        >>> shapes = []
+        >>> def connect(links):
+        ...     shapes.append(links.input().shape)
+        ...     links.tie(links.input().dim(-1), links.output().dim(-1))
+        >>> register_rule(Double, connect)
+        >>> net = nn.Sequential(nn.Linear(3, 8), Double(), nn.Linear(8, 2))
+        >>> [group.name for group in StructuredPruner(net, torch.randn(1, 3)).groups], shapes[0]
+        (['0'], (1, 8))
+        >>> unregister_rule(Double)
+    """
 
     def __init__(self, links: Links, value: Labelled, name: str) -> None:
         self._links = links
@@ -65,7 +105,11 @@ class Tensors:
         return self._value.shape
 
     def dim(self, dim: int) -> Channels:
-        """The indices of a dimension, which may be counted from the end."""
+        """The indices of a dimension, which may be counted from the end.
+
+        Raises:
+            IndexError: the tensor has no such dimension.
+        """
         rank = len(self.shape)
         if not -rank <= dim < rank:
             raise IndexError(f"{self._name} has {rank} dimensions; there is no dimension {dim}")
@@ -78,7 +122,31 @@ class Tensors:
 class Links:
     """What a rule sees of a layer: its labelled tensors, and the ways to say what they have to do with each other.
 
-    Whatever a rule does not tie stays as it is: it is never pruned, and named in the report.
+    Whatever a rule does not tie stays as it is: it is never pruned, and named in the report. Each call of the layer in
+    a trace gets its own, made from the rules' ``context``, the operation (``op``) and its labelled ``inputs``, and
+    ``connect`` of `register_rule` is called with it.
+
+    Attributes:
+        module: the layer; None in a rule for an operation.
+        where: the layer or operation and its place in the model, as errors and reports name it.
+
+    Example:
+        >>> from cleanai import StructuredPruner
+        >>> class Affine(nn.Module):  # y = x * scale + shift
+        ...     def __init__(self, width):
+        ...         super().__init__()
+        ...         self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        ...
+        ...     def forward(self, x):
+        ...         return x * self.scale + self.shift
+        >>> def connect(links):
+        ...     for name in ("scale", "shift"):
+        ...         links.tie(links.input().dim(-1), links.tensor(name).dim(0), links.output().dim(-1))
+        >>> register_rule(Affine, connect)
+        >>> net = nn.Sequential(nn.Linear(3, 8), Affine(8), nn.Linear(8, 2))
+        >>> StructuredPruner(net, torch.randn(1, 3), pruning_ratio=0.5).prune()[1].scale.shape
+        torch.Size([4])
+        >>> unregister_rule(Affine)
     """
 
     def __init__(self, context: Context, op: Operation, inputs: Inputs) -> None:
@@ -113,21 +181,29 @@ class Links:
     # ------------------------------------------------------------------------------------------------- what there is
 
     def input(self, index: int = 0) -> Tensors:
-        """A floating-point tensor among the arguments, in order."""
+        """The floating-point tensor number ``index`` among the layer's arguments.
+
+        Raises:
+            IndexError: there are fewer.
+        """
         return self._pick(self._inputs, index, "arguments")
 
     @property
     def inputs(self) -> Sequence[Tensors]:
-        """All of them."""
+        """All floating-point tensors among the layer's arguments, in order."""
         return tuple(self._inputs)
 
     def output(self, index: int = 0) -> Tensors:
-        """A floating-point tensor among the results, in order."""
+        """The floating-point tensor number ``index`` among the layer's results.
+
+        Raises:
+            IndexError: there are fewer.
+        """
         return self._pick(self._outputs, index, "results")
 
     @property
     def outputs(self) -> Sequence[Tensors]:
-        """All of them."""
+        """All floating-point tensors among the layer's results, in order."""
         return tuple(self._outputs)
 
     def _pick(self, tensors: Sequence[Tensors], index: int, what: str) -> Tensors:
@@ -136,7 +212,11 @@ class Links:
         return tensors[index]
 
     def tensor(self, name: str) -> Tensors:
-        """A parameter or buffer of the layer, by its name inside the layer ("weight", "inner.bias")."""
+        """A parameter or buffer of the layer, by its name inside the layer ("weight", "inner.bias").
+
+        Raises:
+            KeyError: the layer has no floating-point tensor of that name.
+        """
         if name not in self._states:
             known = ", ".join(self._states) or "none"
             raise KeyError(f"{self.where} has no floating-point tensor {name!r}; there are {known}")
@@ -150,14 +230,22 @@ class Links:
     # ------------------------------------------------------------------------------------------------ what is said
 
     def contract(self, *channels: Channels) -> None:
-        """These live or die together, and the layer sums over them: an input, and the columns of its weight."""
+        """These ``channels`` live or die together, and the layer sums over them: an input, the columns of its weight.
+
+        Raises:
+            ValueError: they are not equally many.
+        """
         for each in channels:
             if each._origin is not None:
                 mark_contracted(self._context, *each._origin)
         self.tie(*channels)
 
     def tie(self, *channels: Channels) -> None:
-        """These live or die together, index by index."""
+        """These ``channels`` live or die together, index by index.
+
+        Raises:
+            ValueError: they are not equally many.
+        """
         sizes = {len(each) for each in channels}
         if len(sizes) > 1:
             raise ValueError(f"only dimensions of the same size can be tied, not {sorted(sizes)}")
@@ -169,17 +257,17 @@ class Links:
             self._context.labels.freeze(known[0], f"{self.where} combines it with {self._context.partner}")
 
     def join(self, *channels: Channels) -> Channels:
-        """Several runs of channels one after the other, as one dimension."""
+        """Several runs of ``channels`` one after the other, as one dimension (a concatenation)."""
         pieces = [self._known(each) for each in channels]
         return Channels(self, np.concatenate(pieces), sum(len(piece) for piece in pieces))
 
     def keep_equal(self, *channels: Channels) -> None:
-        """These may lose different indices but always equally many: the code knows only one number for all of them."""
+        """These ``channels`` may lose different indices but always equally many: code knows one number for all."""
         pieces = [self._known(each) for each in channels]
         self._context.labels.cut(np.concatenate(pieces), 0, np.cumsum([len(piece) for piece in pieces]).tolist())
 
     def tie_rows(self, tensor: Tensors, rows: Sequence[Channels]) -> None:
-        """Row i of a tensor's first dimension has, in its last dimension, the indices ``rows[i]``."""
+        """Row i of a ``tensor``'s first dimension has, in its last dimension, the indices ``rows[i]``."""
         stacked = np.stack([self._known(row) for row in rows])
         value, last = tensor._value, len(tensor.shape) - 1
         labels = stacked.reshape(stacked.shape[0], *(1,) * (last - 1), stacked.shape[1])
@@ -193,7 +281,7 @@ class Links:
         self._tied.append(labels.ravel())
 
     def freeze(self, channels: Channels, reason: str) -> None:
-        """These are never pruned, and why."""
+        """These ``channels`` are never pruned, and the ``reason``, which the report gives."""
         if channels._labels is not None:
             self._context.labels.freeze(channels._labels, f"{self.where}: {reason}")
 
@@ -207,7 +295,7 @@ class Links:
         return labels
 
     def take(self, value: Labelled, dim: int) -> Channels:
-        """The labels of one dimension as a flat array, the same ones in every row."""
+        """The channels along one ``dim`` of a labelled ``value``, the same ones in every row."""
         labels = value.fields.get(dim)
         if labels is not None:
             labels = self._context.labels.collapse_context(labels, dim).ravel()
@@ -250,6 +338,7 @@ def _whole_layer(context: Context, op: Operation, inputs: Inputs) -> list[Labell
 
 
 RuleTarget = type[nn.Module] | nn.Module | type[torch.autograd.Function] | str
+"""What a rule may be for: a class of modules, one module, a `torch.autograd.Function`, or an operation's name."""
 
 
 def register_rule(
@@ -259,19 +348,20 @@ def register_rule(
 ) -> None:
     """Tells CleanAI what a layer or an operation of your own connects; a later call replaces an earlier one.
 
+    The proof after pruning checks what the rule said.
+
     Args:
         target: a module class (its subclasses too, unless they have a forward of their own) or one module (and its
             copies), which is then treated as one operation whose inside is not looked at; or a
             `torch.autograd.Function`, or autograd's name of an operation ("Relu").
-        connect: gets the `Links` of one call and ties the dimensions that live or die together. What it does not tie
-            is never pruned, so a rule that says too little is safe.
+        connect: gets the `cleanai.rules.Links` of one call and ties the dimensions that live or die together. What it
+            does not tie is never pruned, so a rule that says too little is safe.
         shrink: called with a module of the target after its tensors have become smaller, to bring up to date what else
             it keeps (``module.width = module.weight.shape[0]``).
 
-    The proof after pruning checks what the rule said.
-
     Raises:
-        InputError: the target is none of these.
+        InputError: the target is none of these, ``connect`` or ``shrink`` is no function, or ``shrink`` is given for an
+            operation. (What ``connect`` raises becomes a `TraceError` that names the layer, once a model is traced.)
 
     Example:
         >>> class Scale(nn.Module):  # y = x * g, with g kept as exp(weight): traced as one operation
@@ -308,7 +398,23 @@ _replaced: dict[str, Rule | None] = {}
 
 
 def unregister_rule(target: RuleTarget) -> None:
-    """Takes a rule back that `register_rule` set; CleanAI's own rule of an operation is in force again."""
+    """Takes a rule back that `register_rule` set; CleanAI's own rule of an operation is in force again.
+
+    A ``target`` that has no rule is left alone.
+
+    Raises:
+        InputError: it is nothing that a rule could be for.
+
+    Example:
+        >>> from cleanai.rules import RULES
+        >>> own = RULES["Relu"]
+        >>> register_rule("Relu", lambda links: links.tie(links.input().dim(1), links.output().dim(1)))
+        >>> RULES["Relu"] is own
+        False
+        >>> unregister_rule("Relu")
+        >>> RULES["Relu"] is own
+        True
+    """
     name = _operation_name(target)
     if name is None:
         remove_layer_rule(target)  # ty: ignore[invalid-argument-type]

@@ -195,7 +195,7 @@ def _slice(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
         elif size % step == 0 and end > size - step:
             _unite_steps(context, labels, dim, step)
         else:
-            context.labels.freeze(labels, f"{op.where} takes every {step}th of it, which does not divide {size}")
+            context.labels.freeze(labels, f"{op.where} takes one of every {step} of it, which does not divide {size}")
     fields = take_along(value, dim, slice(start, end, step))
     return [Labelled(op.shapes[0], fields)]
 
@@ -228,6 +228,7 @@ def _unbind(context: Context, op: Operation, inputs: Inputs) -> list[Labelled]:
 
 
 def picked(value: Labelled, dim: int, index: int, shape: Shape) -> Labelled:
+    """The fields of what is at one ``index`` of a dimension, in the ``shape`` that is left without it."""
     fields = take_along(value.without([dim]), dim, index)
     return Labelled(shape, {axis - (axis > dim): labels for axis, labels in fields.items()})
 

@@ -183,7 +183,8 @@ def _as_strided(context: Context, op: Operation, inputs: Inputs) -> list[Labelle
     source = np.empty(size, np.int64)
     filled = np.flatnonzero(back)
     source[back.ravel()[filled].astype(np.int64) - 1] = filled
-    where = np.unravel_index(source.reshape(shape), value.shape)
+    # flat: for many indices in a shape that ends in ones, unravel_index of NumPy 2.4 gives wrong ones
+    where = [places.reshape(shape) for places in np.unravel_index(source, value.shape)]
     fields: dict[int, IntArray] = {}
     for axis, labels in value.fields.items():
         labels = context.labels.collapse_context(labels, axis).ravel()

@@ -34,6 +34,16 @@ class GraphExplorer(Panel):
 
     Raises:
         InputError: ipywidgets is not installed, a model came without inputs, or it has no layer with channels.
+
+    Example:
+        >>> import torch
+        >>> from cleanai.models import digits_resnet
+        >>> explorer = GraphExplorer(digits_resnet(4), torch.zeros(1, 1, 8, 8))
+        >>> explorer.layer.value, explorer.channel.value = "block2.conv2", 3
+        >>> explorer
+        GraphExplorer(Channel 3 of block2.conv2, group 4 (block2.conv2))
+        >>> explorer.companions.layers[:3]
+        ('block2.conv2', 'block2.bn2', 'block2.shortcut.0')
     """
 
     def __init__(
@@ -58,7 +68,19 @@ class GraphExplorer(Panel):
         return f"GraphExplorer({self.companions.title})"
 
     def click(self, node: int) -> None:
-        """Does what a click on a node of ``graph`` does: chooses its layer, or the group of an operation."""
+        """Does what a click on a node of ``graph`` does: chooses its layer, or the group of an operation.
+
+        Args:
+            node: its index in ``graph.nodes``.
+
+        Example:
+            >>> import torch
+            >>> from cleanai.models import digits_resnet
+            >>> explorer = GraphExplorer(digits_resnet(4), torch.zeros(1, 1, 8, 8))
+            >>> explorer.click(explorer.graph.node("block1.conv1").index)
+            >>> explorer.layer.value
+            'block1.conv1'
+        """
         clicked = self.graph.nodes[node]
         owners = [clicked.name, *(name.rpartition(".")[0] for name in clicked.parameters)]
         layer = next((name for name in owners if name in self._channels), None)
@@ -72,6 +94,17 @@ class GraphExplorer(Panel):
         """The drawing and the table as a page of its own, also written to a file when a path is given.
 
         Hovering over a node shows its shape, its groups and its tensors. The page holds no script and loads nothing.
+
+        Args:
+            path: where the page is written; None writes none.
+
+        Example:
+            >>> import torch
+            >>> from cleanai.models import digits_resnet
+            >>> explorer = GraphExplorer(digits_resnet(4), torch.zeros(1, 1, 8, 8))
+            >>> page = explorer.to_html()
+            >>> page.startswith("<!DOCTYPE html>"), "<script" in page
+            (True, False)
         """
         svg = render_graph(self.graph, self.companions, self.language)
         page = _PAGE.format(

@@ -42,6 +42,15 @@ class ImportanceExplorer(Panel):
     Raises:
         InputError: ipywidgets is not installed, the model has no group, or activations or gradients that a criterion
             needs were not collected.
+
+    Example:
+        >>> import torch
+        >>> from cleanai.models import digits_resnet
+        >>> pruner = StructuredPruner(digits_resnet(4), torch.zeros(1, 1, 8, 8))
+        >>> explorer = ImportanceExplorer(pruner, ["l1", "l2", "random"])
+        >>> explorer.criterion.value, explorer.other.value, explorer.ratio.value = "l2", "random", 0.25
+        >>> explorer.contrast.chosen["l2"]["conv1"].shape
+        (1,)
     """
 
     def __init__(
@@ -69,7 +78,7 @@ class ImportanceExplorer(Panel):
 
     @property
     def name(self) -> str:
-        """The name of the criterion that is chosen, the metric of a coverage included."""
+        """The name of the criterion that is chosen; of a coverage, that with the metric that is chosen."""
         return COVERAGE_CRITERIA[self.metric.value] if self.criterion.value == _COVERAGE else self.criterion.value
 
     def _make_controls(self, widgets: Any) -> None:

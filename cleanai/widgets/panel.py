@@ -46,7 +46,11 @@ class Panel:
     figure: Figure
 
     def show_figure(self, figure: Figure) -> None:
-        """Puts a new figure into the picture."""
+        """Puts a new figure into the picture.
+
+        Args:
+            figure: drawn at the size it has.
+        """
         self.figure = figure
         self.image.value = draw_png(figure)
 

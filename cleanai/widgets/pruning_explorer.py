@@ -56,6 +56,18 @@ class PruningExplorer(Panel):
 
     Raises:
         InputError: ipywidgets is not installed, or the loaders do not fit the model.
+
+    Example:
+        >>> import torch
+        >>> from cleanai.models import digits_resnet
+        >>> pruner = StructuredPruner(digits_resnet(4), torch.zeros(1, 1, 8, 8), pruning_ratio=0.25)
+        >>> explorer = PruningExplorer(pruner, criteria=["magnitude", "l1"])
+        >>> explorer.ratio.value, explorer.target.value = 0.5, "macs"
+        >>> round(explorer.preview.macs / explorer.preview.macs_before, 2)
+        0.5
+        >>> explorer.apply.click()
+        >>> [trial.verification.passed for trial in explorer.trials]
+        [True]
     """
 
     def __init__(
@@ -96,7 +108,7 @@ class PruningExplorer(Panel):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the controls say, as `StructuredPruner.vary` takes it."""
+        """What the controls say, as `cleanai.StructuredPruner.vary` takes it."""
         importance = self.criterion.value
         if importance == MIX:
             importance = WeightActivationImportance(self.alpha.value, 1 - self.alpha.value)
