@@ -36,7 +36,7 @@ test-browser: $(STAMP) ## the notebooks in JupyterLab in an installed Chromium o
 	BROWSER_REQUIRED=1 BROWSER_SCREENSHOTS=reports/browser $(BIN)/python -m pytest tests/test_browser.py
 
 docs: $(STAMP) ## the documentation site in docs/_build/html; a warning or a broken link fails
-	$(BIN)/sphinx-build --quiet --jobs auto --fail-on-warning --keep-going -c docs -d docs/_build/doctrees . docs/_build/html
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d docs/_build/doctrees . docs/_build/html
 	$(BIN)/python docs/check_links.py docs/_build/html
 
 lint: $(STAMP) ## style, format and types

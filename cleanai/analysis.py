@@ -20,19 +20,32 @@ from cleanai.inputs import map_tensors
 from cleanai.isolation import list_state
 from cleanai.rules import needs_values
 from cleanai.select import is_within
+from cleanai.texts import count_things
 from cleanai.trace import ForwardFailed, ForwardFunction, Trace, trace_model
 from cleanai.verify import try_plan
 
+__all__ = ["Analysis", "analyze_model"]
 
-@dataclass
+
+@dataclass(repr=False)
 class Analysis:
     """What is known of a model before anything is chosen: its groups, what is frozen, and how its sizes follow.
 
+    `cleanai.analyze_model` makes it.
+
     Attributes:
-        coupling: the labels of the trace, resolved into groups (see `cleanai.coupling.Coupling`).
-        fitting: which attributes follow a cut, found by cuts that were tried on a stand-in.
+        coupling: the labels of the trace, resolved into groups; the engine's own record.
+        fitting: which attributes follow a cut, found by cuts that were tried on a stand-in; the engine's own record.
         warnings: what the user should know, as sentences: layers that the example inputs do not reach.
         ignored: the paths of the modules that must not be touched.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> found = analyze_model(net, torch.randn(1, 3))
+        >>> found
+        Analysis(1 group, 8 units, 2 frozen)
+        >>> found.groups[0].layers, found.frozen[-1].layers, found.blocks, found.warnings
+        (('0', '2'), ('2',), (), ())
     """
 
     coupling: Coupling
@@ -42,33 +55,37 @@ class Analysis:
 
     @functools.cached_property
     def residuals(self) -> ResidualBlocks:
-        """Which modules can be dropped whole, and why any other cannot."""
+        """The engine's own record of which modules can be dropped whole, and why any other cannot."""
         return ResidualBlocks(self.fitting.model, self.coupling, self.ignored)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """The residual blocks that can be dropped whole."""
+        """The residual blocks that can be dropped whole: each has its ``path`` and its class as ``kind``."""
         return self.residuals.listed
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The groups that can be pruned."""
+        """The groups that can be pruned (`cleanai.coupling.Group`)."""
         return self.coupling.groups
 
     @property
     def frozen(self) -> tuple[Frozen, ...]:
-        """What cannot, and why."""
+        """What cannot, and why (`cleanai.coupling.Frozen`)."""
         return self.coupling.frozen
 
     @property
     def rules(self) -> tuple[AttributeRule, ...]:
-        """The attributes that follow a cut."""
+        """The attributes that follow a cut: each has its ``module``, ``attribute``, ``index`` in a tuple, ``old``."""
         return self.fitting.rules
 
     def fork(self) -> Analysis:
         """The same knowledge once more: what trying a cut teaches one of the two does not reach the other."""
         fitting = self.fitting.fork()
         return Analysis(fitting.coupling, fitting, self.warnings, self.ignored)
+
+    def __repr__(self) -> str:
+        groups, units = count_things(len(self.groups), "group"), count_things(sum(g.size for g in self.groups), "unit")
+        return f"Analysis({groups}, {units}, {len(self.frozen)} frozen)"
 
 
 def analyze_model(

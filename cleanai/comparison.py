@@ -22,7 +22,7 @@ from cleanai.importance.group import score_group
 from cleanai.pruner import StructuredPruner
 from cleanai.recover import check_method
 from cleanai.rendering import Table
-from cleanai.texts import MISSING, local_number, percent, say, term, whole_number
+from cleanai.texts import MISSING, count_things, local_number, percent, say, term, whole_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,7 +156,7 @@ class CriteriaComparison:
         >>> pruner = StructuredPruner(net, torch.randn(1, 3))
         >>> comparison = compare_criteria(pruner, ["l1", "magnitude", "random"])
         >>> comparison
-        CriteriaComparison(3 criteria, 1 groups, 8 units)
+        CriteriaComparison(3 criteria, 1 group, 8 units)
         >>> len(comparison.choose("random", 0.25)["0"])
         2
         >>> comparison.overlap("l1", "l1", 0.25).jaccard
@@ -184,10 +184,9 @@ class CriteriaComparison:
         return {group.name: group.size for group in self._pruner.groups}
 
     def __repr__(self) -> str:
-        return (
-            f"CriteriaComparison({len(self.names)} criteria, {len(self.groups)} groups, "
-            f"{sum(self.sizes.values())} units)"
-        )
+        criteria = count_things(len(self.names), "criterion", "criteria")
+        groups, units = count_things(len(self.groups), "group"), count_things(sum(self.sizes.values()), "unit")
+        return f"CriteriaComparison({criteria}, {groups}, {units})"
 
     def check_criterion(self, name: str) -> str:
         """The name itself; raises `InputError` listing the names where it is none of them."""

@@ -21,6 +21,8 @@ from cleanai.rules import Context, apply_rule
 from cleanai.rules.context import Count, Site
 from cleanai.trace import Trace
 
+__all__ = ["Frozen", "Group", "Member"]
+
 BoolArray = NDArray[np.bool_]
 HashArray = NDArray[np.uint64]
 Role = Literal["output", "input"]
@@ -31,8 +33,25 @@ Mode = Literal["outer", "inner"]
 class Member:
     """A dimension of a model tensor that a group owns a part of.
 
-    ``positions`` are the indices along ``dim`` (ascending) and ``units`` the unit of the group that each belongs to.
-    ``role`` is "input" where the dimension is summed over (the columns of a weight), else "output".
+    Attributes:
+        parameter: the tensor's name in the model, such as "conv1.weight".
+        dim: which of its dimensions.
+        role: "input" where the dimension is summed over (the columns of a weight), else "output".
+        size: how many indices the dimension has, those of other groups and of none included.
+        positions: the indices that the group owns, ascending, as an array.
+        units: the unit of the group that each of these indices belongs to, an array as long as ``positions``.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import analyze_model
+        >>> net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(8, 5))  # 2 channels of 2×2 pixels
+        >>> group = analyze_model(net, torch.zeros(1, 3, 2, 2)).groups[0]
+        >>> for member in group.members:
+        ...     print(member.parameter, member.dim, member.role, member.units.tolist())
+        0.weight 0 output [0, 1]
+        0.bias 0 output [0, 1]
+        2.weight 1 input [0, 0, 0, 0, 1, 1, 1, 1]
     """
 
     parameter: str
@@ -59,12 +78,34 @@ class Channels:
 
 @dataclass(frozen=True)
 class Group:
-    """Units that are chosen together.
+    """Units that touch the same dimensions of the same tensors, and compete with each other.
 
-    ``blocks`` is the constraint: lists of units from each of which the same share must go (heads keep equal sizes,
-    pieces of a split keep their proportion); within a block the choice is free. ``width`` is the number of channels a
-    unit has in the layer that gives the group its name. ``sources`` numbers the units by the dimensions they touch: a
-    group may join channels of several layers, none of which may be emptied.
+    A unit is the smallest thing that can be removed: a channel with everything that must go with it, a whole attention
+    head, a convolution group. `cleanai.StructuredPruner.groups` and `cleanai.analysis.Analysis.groups` give them.
+
+    Attributes:
+        index: the group's number in the model.
+        name: the path of the layer that makes its channels; plans, scores and reports use it.
+        kind: what its units are: "channels", "heads", "head dimensions" or "groups".
+        size: how many units it has.
+        width: how many channels a unit has in the layer that gives the group its name.
+        members: one `cleanai.coupling.Member` per dimension of a tensor that the group owns a part of.
+        blocks: the constraint: arrays of units from each of which the same share must go (heads keep equal sizes,
+            pieces of a split keep their proportion). Within a block the choice is free.
+        channels: where hooks find the units in what layers read and return; the engine uses it.
+        classes: the engine's own numbers for the units.
+        sources: for each unit, a number for the dimensions that it touches: a group may join channels of several
+            layers, none of which may be emptied.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import analyze_model
+        >>> layer = nn.TransformerEncoderLayer(d_model=8, nhead=2, dim_feedforward=16, batch_first=True)
+        >>> for group in analyze_model(layer, torch.zeros(1, 4, 8)).groups:
+        ...     print(group.name, group.size, group.kind, group.width, group.layers)
+        self_attn.in_proj_weight 2 heads 12 ('self_attn', 'self_attn.out_proj')
+        linear1 16 channels 1 ('linear1', 'linear2')
     """
 
     index: int
@@ -91,7 +132,24 @@ class Group:
 
 @dataclass(frozen=True)
 class Frozen:
-    """Channels that are never removed, and why."""
+    """Channels that are never removed, and why.
+
+    `cleanai.StructuredPruner.frozen` and `cleanai.analysis.Analysis.frozen` give them.
+
+    Attributes:
+        layers: the paths of the modules that own the tensors.
+        parameters: the tensors and which dimension of each: (name, dimension).
+        channels: how many there are.
+        reason: what holds them, as a sentence without a full stop.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import analyze_model
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> analyze_model(net, torch.zeros(1, 3)).frozen[-1]
+        Frozen(layers=('2',), parameters=(('2.weight', 0), ('2.bias', 0)), channels=2, reason='the output of the model')
+    """
 
     layers: tuple[str, ...]
     parameters: tuple[tuple[str, int], ...]

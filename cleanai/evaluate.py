@@ -27,6 +27,17 @@ from cleanai.isolation import ShadowKind, evaluation_mode, preserve_random_state
 if TYPE_CHECKING:
     from torch.utils.benchmark import Timer
 
+__all__ = [
+    "Evaluation",
+    "Latency",
+    "ModelMetrics",
+    "count_macs",
+    "count_parameters",
+    "evaluate_model",
+    "measure_latency",
+    "measure_model",
+]
+
 ForwardFn = Callable[[nn.Module, Any], Any]
 LossFn = Callable[[Any, Tensor], Tensor]
 
@@ -45,6 +56,11 @@ class Latency:
         num_threads: the CPU threads torch was given.
         batch_size: size of the first dimension of the first input tensor; 0 where there is none.
         disturbed: True where the spread exceeds a tenth of the median, so that something else used the machine.
+
+    Example:
+        >>> latency = Latency(median_ms=2.5, iqr_ms=0.04, runs=400, num_threads=1, batch_size=8, disturbed=False)
+        >>> print(latency)
+        2.5 ms ± 0.04 (IQR; batch 8, 1 thread)
     """
 
     median_ms: float
@@ -62,12 +78,18 @@ class Latency:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How well a model does on a loader.
+    """How well a model does on a loader; `cleanai.evaluate_model` makes it.
 
     Attributes:
         accuracy: top-1 in percent; None where the targets are not class labels (floating point targets).
         loss: the mean of the loss function over the targets.
-        samples: how many rows of how many batches were seen, in rows.
+        samples: how many rows were seen, over all batches.
+
+    Example:
+        >>> logits, labels = torch.eye(2), torch.tensor([0, 1])
+        >>> found = evaluate_model(nn.Identity(), [(logits, labels)])
+        >>> found.accuracy, round(found.loss, 3), found.samples
+        (100.0, 0.313, 2)
     """
 
     accuracy: float | None
@@ -123,7 +145,7 @@ class ModelMetrics:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The number of parameters; a tensor that several modules share counts once.
+    """The number of parameters of a ``model``; a tensor that several modules share counts once.
 
     Example:
         >>> count_parameters(nn.Linear(4, 3))

@@ -20,7 +20,7 @@ from cleanai.fields import IntArray, Labelled
 from cleanai.fitting import make_plan
 from cleanai.plan import Plan
 from cleanai.rendering import MISSING, Table, short_indices, text_table
-from cleanai.texts import check_language, say, term, terms
+from cleanai.texts import check_language, count_things, say, term, terms
 from cleanai.trace import Operation, Shape
 
 __all__ = [
@@ -101,7 +101,7 @@ class DependencyGraph:
         >>> from cleanai import analyze_model
         >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> build_graph(analyze_model(net, torch.zeros(1, 3)))
-        DependencyGraph(3 nodes, 2 edges, 1 groups)
+        DependencyGraph(3 nodes, 2 edges, 1 group)
     """
 
     nodes: tuple[Node, ...]
@@ -132,7 +132,8 @@ class DependencyGraph:
         raise InputError(f"no node is named {name!r}; there are {', '.join(node.name for node in self.nodes)}.")
 
     def __repr__(self) -> str:
-        return f"DependencyGraph({len(self.nodes)} nodes, {len(self.edges)} edges, {len(self.groups)} groups)"
+        counts = {"node": self.nodes, "edge": self.edges, "group": self.groups}
+        return f"DependencyGraph({', '.join(count_things(len(each), name) for name, each in counts.items())})"
 
 
 def build_graph(analysis: Analysis, detail: Detail = "layers") -> DependencyGraph:

@@ -80,7 +80,7 @@ def plot_graph(
         >>> from cleanai.graph import build_graph
         >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> figure = plot_graph(build_graph(analyze_model(net, torch.zeros(1, 3))))
-        >>> "3 nodes, 1 groups: equal numbers shrink together" in [text.get_text() for text in figure.axes[0].texts]
+        >>> "3 nodes, 1 group: equal numbers shrink together" in [text.get_text() for text in figure.axes[0].texts]
         True
     """
     check_language(language)
@@ -493,9 +493,10 @@ class _GraphDrawing:
         language, companions = self._language, self._companions
         if companions is None:
             nodes, groups = len(self._graph.nodes), len(self._graph.groups)
-            return say(
-                language, "{nodes} nodes, {groups} groups: equal numbers shrink together", nodes=nodes, groups=groups
-            )
+            phrase = "{nodes} nodes, {groups} groups: equal numbers shrink together"
+            if groups == 1:
+                phrase = "{nodes} nodes, {groups} group: equal numbers shrink together"
+            return say(language, phrase, nodes=nodes, groups=groups)
         if companions.group is None:
             return say(language, "{what}: it stays", what=companions.title)
         return say(

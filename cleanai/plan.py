@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+__all__ = ["AttributeChange", "BlockCut", "GroupCut", "Plan", "TensorCut"]
+
 FORMAT = "cleanai-plan-1"
 _MOST_PLACES = 1000  # no block returns more values
 _MOST_INDICES = 1 << 62
@@ -83,6 +85,11 @@ class GroupCut:
         asked_ratio: the share that was asked of this very group; None where it was asked of several together.
         scores: one number per unit, higher = keep; None where the group was not scored.
         note: why it was treated specially.
+
+    Example:
+        >>> cut = GroupCut("attention.query", "heads", size=4, dropped=(1,), width=16, scores=(0.9, 0.1, 0.7, 0.8))
+        >>> cut.kept_size, len(cut.dropped) * cut.width  # heads that stay, channels that go
+        (3, 16)
     """
 
     name: str
@@ -102,7 +109,23 @@ class GroupCut:
 
 @dataclass(frozen=True)
 class AttributeChange:
-    """A number that a module keeps and its forward uses: ``old`` becomes ``new``; ``index`` picks it from a tuple."""
+    """A number that a module keeps and its forward uses, such as the number of heads: it follows the cut.
+
+    Attributes:
+        module: the path of the module that keeps it.
+        attribute: its name there.
+        index: its place, where the attribute is a tuple or a list of numbers; None where it is a number itself.
+        old, new: what it is before the cut and after it.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from cleanai import StructuredPruner
+        >>> layer = nn.TransformerEncoderLayer(d_model=8, nhead=2, dim_feedforward=16, batch_first=True)
+        >>> plan = StructuredPruner(layer, torch.randn(1, 4, 8), pruning_ratio=0.5).make_plan()
+        >>> plan.attributes
+        (AttributeChange(module='self_attn', attribute='num_heads', index=None, old=2, new=1),)
+    """
 
     module: str
     attribute: str
@@ -115,8 +138,19 @@ class AttributeChange:
 class BlockCut:
     """A residual block that could be dropped whole, and whether it is: what is left there hands its input on.
 
-    ``kind`` is its class. It returns a tensor (``places`` 0), or a tuple of so many places that begins with one; what
-    follows in the tuple is read nowhere and becomes None.
+    Attributes:
+        module: the block's path.
+        kind: the name of its class.
+        dropped: whether it goes.
+        places: the form of what it returns: 0 for a tensor, n for a tuple of n that begins with one. What follows in
+            the tuple is read nowhere and becomes None.
+        score: how much the model needs it, higher = keep; None where it was not scored.
+        note: why it was treated specially.
+
+    Example:
+        >>> plan = Plan(blocks=(BlockCut("layers.3", "Bottleneck"), BlockCut("layers.4", "Bottleneck", dropped=False)))
+        >>> plan.dropped_blocks
+        ('layers.3',)
     """
 
     module: str

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
+__all__ = ["SearchResult", "SearchSpace", "SearchTrial", "search_plans"]
+
 OBJECTIVES = ("accuracy", "params", "macs", "latency")
 """What `search_plans` can look at: accuracy is made large, everything else small."""
 _PLAN, _OBJECTIVES = "cleanai_plan", "cleanai_objectives"
@@ -82,6 +84,15 @@ class SearchTrial:
         values: {objective: value}: parameters and MACs as counts, latency in ms, accuracy as ``evaluate`` gives it.
         plan: what was cut, in the numbering of the original model.
         choices: the ratios, the criterion and the scope.
+
+    Example:
+        >>> import torch
+        >>> from cleanai.plan import TensorCut
+        >>> net = nn.Linear(3, 4)
+        >>> cuts = tuple(TensorCut(name, 0, 4, dropped=(1, 2)) for name in ("weight", "bias"))
+        >>> trial = SearchTrial(0, {"accuracy": 92.0, "params": 8.0}, Plan(cuts), {"importance": "magnitude"})
+        >>> trial.apply(net), net.out_features
+        (Linear(in_features=3, out_features=2, bias=True), 4)
     """
 
     number: int
@@ -112,6 +123,7 @@ class SearchResult:
         study: the study itself, an ``optuna.Study``.
 
     Example:
+        >>> from cleanai import Plan
         >>> from cleanai.search import SearchTrial
         >>> values = [(92.0, 4e6), (91.0, 2e6), (90.0, 3e6)]  # accuracy and MACs
         >>> named = [dict(zip(("accuracy", "macs"), pair, strict=True)) for pair in values]

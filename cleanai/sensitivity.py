@@ -27,9 +27,12 @@ from cleanai.prediction import alive_classes
 from cleanai.pruner import StructuredPruner
 from cleanai.select import Ladder, LayerSpec, build_ladder, check_ratio
 from cleanai.slicing import slice_model
+from cleanai.texts import count_things
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = ["Sensitivity", "SensitivityPoint", "analyze_sensitivity", "auto_ratio"]
 
 FORMAT = "cleanai-sensitivity-1"
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -47,6 +50,13 @@ class SensitivityPoint:
         params, macs: the share of the whole model's parameters and MACs that the cut saves.
         error: ‖y' - y‖₂ / ‖y‖₂ of the model's outputs on the calibration data.
         accuracy: what the user's evaluation gives; None without one.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruner = StructuredPruner(net, torch.randn(4, 3))
+        >>> point = analyze_sensitivity(pruner, ratios=(0.3,), progress=False).points[0]
+        >>> point.group, point.ratio, point.removed, round(point.params, 3)  # 0.3 of 8 units are 2 whole ones
+        ('0', 0.3, 0.25, 0.24)
     """
 
     group: str
@@ -129,7 +139,8 @@ class Sensitivity:
             raise InputError(f"this is no sensitivity that to_json wrote: {error}") from error
 
     def __repr__(self) -> str:
-        return f"Sensitivity({len(self.groups)} groups, {len(self.points)} points, {self.samples} samples)"
+        groups, points = count_things(len(self.groups), "group"), count_things(len(self.points), "point")
+        return f"Sensitivity({groups}, {points}, {count_things(self.samples, 'sample')})"
 
     def _repr_html_(self) -> str:
         by = "accuracy" if self.accuracy is not None else "error"

@@ -199,6 +199,9 @@ _TURKISH = {
     "{nodes} nodes, {groups} groups: equal numbers shrink together": (
         "{nodes} düğüm, {groups} grup: aynı numaralar birlikte küçülür"
     ),
+    "{nodes} nodes, {groups} group: equal numbers shrink together": (
+        "{nodes} düğüm, {groups} grup: aynı numaralar birlikte küçülür"
+    ),
     "{what}: it stays": "{what}: kalır",
     "{what}: {count} layers lose something": "{what}: {count} katman bir şey yitirir",
     "data flows downwards and to the right; a number is a group, in brackets its channels": (
@@ -864,6 +867,11 @@ def say(language: str, phrase: str, **values: object) -> str:
     """A phrase of ours in the language, its placeholders filled; an untranslated phrase raises `KeyError`."""
     template = phrase if language == "en" else _TURKISH[phrase]
     return template.format(**values) if values else template
+
+
+def count_things(count: int, one: str, many: str = "") -> str:
+    """A number with its English word: "1 group", "2 groups"; ``many`` where the plural is not made by an s."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def term(language: str, word: str) -> str:

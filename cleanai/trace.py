@@ -24,13 +24,28 @@ from cleanai.isolation import ShadowKind, StateTensor, list_state, shadow_model
 from cleanai.layers import prepare_layers
 from cleanai.registry import find_layer_rule
 
+__all__ = ["Operation", "Trace", "Value", "trace_model"]
+
 Shape = tuple[int, ...]
 ForwardFunction = Callable[[nn.Module, Any], Any]
 
 
 @dataclass(frozen=True)
 class Value:
-    """One output of an operation: which operation, which of its outputs, and its shape."""
+    """One output of an operation: a tensor of the forward pass.
+
+    Attributes:
+        operation: the index of the operation in `Trace.operations`.
+        output: which of its outputs, from 0.
+        shape: the tensor's shape.
+
+    Example:
+        >>> trace = trace_model(nn.Linear(3, 2), torch.zeros(1, 3))
+        >>> trace.outputs
+        (Value(operation=5, output=0, shape=(1, 2)),)
+        >>> trace.operations[trace.outputs[0].operation].kind
+        'Addmm'
+    """
 
     operation: int
     output: int
@@ -70,10 +85,26 @@ class ModuleCall:
 class Operation:
     """One differentiable operation of the forward pass.
 
-    ``kind`` is autograd's name without its decoration ("Convolution", "Add", "Parameter" for a leaf of the model,
-    "Input" for a leaf of the inputs). ``inputs`` are its differentiable arguments in the order of the signature, None
-    for a constant. ``state`` is the model's tensor behind a leaf. ``module`` is the path of the innermost module that
-    was running.
+    Attributes:
+        index: its place in `Trace.operations`.
+        kind: autograd's name without its decoration: "Convolution", "Add", "Parameter" for a leaf of the model, "Input"
+            for a leaf of the inputs.
+        variant: the number that autograd puts after the name, as text: "0" in ``AddBackward0``; "" where there is none.
+        inputs: its differentiable arguments in the order of the signature, each a `Value`; None for a constant.
+        shapes: the shapes of its outputs.
+        module: the path of the innermost module that was running.
+        state: the model's tensor behind a leaf, with its ``name``; None for all else.
+        node: autograd's node, or what is kept of it; the methods below read it.
+        layer: how a layer that is traced as a whole was called; None for all else.
+        buffers: the model's tensors by ``id``, for `saved_state`.
+
+    Example:
+        >>> trace = trace_model(nn.Sequential(nn.Linear(3, 2), nn.Softmax(dim=1)), torch.zeros(1, 3))
+        >>> last = trace.operations[-1]
+        >>> last.kind, last.module, last.shapes, last.saved_int("dim")
+        ('Softmax', '1', ((1, 2),), 1)
+        >>> [trace.operations[value.operation].where for value in last.inputs]
+        ['Addmm in 0']
     """
 
     index: int
@@ -94,7 +125,7 @@ class Operation:
         return f"{kind} in {self.module}" if self.module else kind
 
     def saved(self, name: str, default: Any = None) -> Any:
-        """What autograd saved of an argument: a number, a tuple, None, or a tensor; ``default`` where it did not."""
+        """What autograd saved of the argument ``name``: a number, a tuple, None, or a tensor; else ``default``."""
         return getattr(self.node, f"_saved_{name}", default)
 
     def saved_int(self, name: str) -> int:
@@ -182,9 +213,34 @@ def _signed(value: int) -> int:
 class Trace:
     """The operations of a forward pass in execution order, with the values the model returned.
 
-    ``unused`` are the model's parameters that no operation uses. ``method`` says how it was obtained: "meta" (no
-    memory, no arithmetic) or "real" (the forward needed values). With a ``failure`` it broke off: ``outputs`` are then
-    what had flowed into the modules that were running. ``calls`` are the modules that were called, by path.
+    `cleanai.trace_model` makes it.
+
+    Attributes:
+        operations: one `Operation` for each, inputs before what uses them.
+        outputs: the values that the model returned, as far as autograd knows them. With a ``failure``, what had flowed
+            into the modules that were running.
+        unused: the model's parameters that no operation uses, each with its ``name``.
+        method: how it was obtained: "meta" (no memory, no arithmetic) or "real" (the forward needed values).
+        training: whether the training-mode branches were run.
+        failure: why the forward broke off; "" where it did not.
+        inputs: the inputs of this trace, where they are others than the example's.
+        detached: the shapes of outputs that do not depend on anything through autograd.
+        track_buffers: whether buffers were followed like parameters.
+        change: what was done to the stand-in before this trace; None for nothing.
+        calls: how the modules were called, by path.
+
+    Example:
+        >>> class Net(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.used, self.forgotten = nn.Linear(3, 2), nn.Linear(3, 2)
+        ...     def forward(self, x):
+        ...         return self.used(x).relu()
+        >>> trace = trace_model(Net(), torch.zeros(1, 3))
+        >>> [operation.kind for operation in trace.operations]
+        ['Input', 'Clone', 'Parameter', 'T', 'Parameter', 'Addmm', 'Relu']
+        >>> [state.name for state in trace.unused]
+        ['forgotten.weight', 'forgotten.bias']
     """
 
     operations: list[Operation]

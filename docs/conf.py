@@ -8,10 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 from pathlib import Path
-from typing import Any
-
-from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -29,6 +25,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinxarg.ext",
+    "sphinx-mathjax-offline",  # formulas drawn without a network
 ]
 root_doc = "docs/index"
 include_patterns = ["*.md", "data/*.md", "docs/**.md", "notebooks/*.ipynb", "notebooks/tr/*.ipynb"]
@@ -60,19 +57,3 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-html_math_renderer = "mathml"
-
-
-def _inline_math(writer: Any, node: nodes.math) -> None:
-    writer.body.append(tex2mathml(node.astext()))
-    raise nodes.SkipNode
-
-
-def _display_math(writer: Any, node: nodes.math_block) -> None:
-    writer.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
-    raise nodes.SkipNode
-
-
-def setup(app: Any) -> None:
-    """Formulas become MathML, which browsers draw by themselves: MathJax would have to come from the network."""
-    app.add_html_math_renderer("mathml", (_inline_math, None), (_display_math, None))

@@ -6,6 +6,8 @@ the built site (`make docs`), their spelling in `tests/test_spelling.py`.
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from collections.abc import Generator
 from pathlib import Path
@@ -43,11 +45,11 @@ def name_of(path: Path) -> str:
 def own_registries() -> Generator[None]:
     """What a document registers is forgotten after it."""
     registries: tuple[dict[Any, Any], ...] = (rules.RULES, registry._BY_CLASS, registry._BY_MARK, CRITERIA)
-    before = [dict(each) for each in registries]
+    before: list[dict[Any, Any]] = [dict(each) for each in registries]
     yield
     for each, content in zip(registries, before, strict=True):
         each.clear()
-        each.update(content)
+        each |= content
 
 
 @pytest.mark.usefixtures("own_registries")
@@ -131,3 +133,45 @@ def test_the_citation_names_this_version() -> None:
     assert re.findall(r"^version: (.+)$", text, re.MULTILINE) == [cleanai.__version__]
     for key in ("cff-version", "message", "title", "authors"):  # what the format asks for
         assert re.search(rf"^{key}:", text, re.MULTILINE)
+
+
+REFERENCE = ROOT / "docs" / "reference"
+DIRECTIVE = re.compile(r"^\.\. (?P<kind>auto\w+|currentmodule):: (?P<name>[\w.]+)$", re.MULTILINE)
+
+
+def list_reference() -> set[tuple[str, str]]:
+    """(module, name) of all that the pages of the reference show."""
+    shown: set[tuple[str, str]] = set()
+    for path in REFERENCE.glob("*.md"):
+        module = ""
+        for kind, name in DIRECTIVE.findall(path.read_text(encoding="utf-8")):
+            if kind == "currentmodule":
+                module = name
+            elif kind == "automodule":
+                shown |= {(name, each) for each in importlib.import_module(name).__all__}
+            else:
+                shown.add((module, name))
+    return shown
+
+
+def list_public_names() -> set[tuple[str, str]]:
+    """(module, name) of every name in an ``__all__``."""
+    found = [cleanai.__name__, *(each.name for each in pkgutil.walk_packages(cleanai.__path__, "cleanai."))]
+    modules = [importlib.import_module(name) for name in found if not name.endswith("__main__")]
+    return {(module.__name__, name) for module in modules for name in getattr(module, "__all__", ())}
+
+
+def test_every_public_name_stands_in_the_reference_once() -> None:
+    shown = [(getattr(importlib.import_module(module), name), name) for module, name in sorted(list_reference())]
+    for position, (thing, name) in enumerate(shown):
+        assert not any(thing is other for other, _ in shown[:position]), f"{name} is shown twice"
+    for module, name in sorted(list_public_names()):
+        thing = getattr(importlib.import_module(module), name)
+        assert any(thing is other for other, _ in shown), f"{module}.{name} is on no page of docs/reference"
+
+
+def test_every_page_of_the_reference_can_be_found() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    overview = (REFERENCE / "index.md").read_text(encoding="utf-8")
+    for path in REFERENCE.glob("*.md"):
+        assert f"reference/{path.stem}\n" in index and (path.stem == "index" or f"({path.name})" in overview)

@@ -70,7 +70,7 @@ def run_sweep(
         ratios: shares to remove, 0 to 1.
         seeds: each is an experiment of its own, with its own split and order.
         output: the folder; with a scheduler, one that all machines see under this path.
-        scheduler: the address of a Dask scheduler ("tcp://host:8786") whose workers run the cells; None: here, one
+        scheduler: the address of a Dask scheduler (``tcp://host:8786``) whose workers run the cells; None: here, one
             after the other. Needs the extra ``cleanai[sweep]``.
         overwrite: do every cell anew.
         silent: say nothing.
