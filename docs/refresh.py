@@ -192,7 +192,7 @@ def draw_picture(language: str) -> Path:
 MAKERS: dict[str, Callable[[str], str]] = {
     "results": results_table,
     "experiments": experiments_table,
-    "peers": peers_page.readme_table,
+    "peers": lambda language: peers_page.readme_table(language) + "\n",
     "performance": performance_page.make_table,
     "layout": layout_table,
 }
