@@ -18,7 +18,7 @@ from torch import nn
 
 from cleanai.errors import InputError
 from cleanai.inputs import call_model
-from cleanai.isolation import share_tensors
+from cleanai.isolation import share_tensors, surely
 
 
 @contextlib.contextmanager
@@ -127,6 +127,9 @@ class Lockstep:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        surely(self._cancel)
+
+    def _cancel(self) -> None:
         for walker in self._walkers:
             walker.cancel()
 

@@ -398,7 +398,7 @@ MODELS: list[Case] = [
     ),
     (
         "no values to prove anything with",
-        lambda w: StructuredPruner(make_net().to("meta"), X.to("meta"), importance="random").prune(),
+        lambda w: StructuredPruner(w.make(lambda: make_net().to("meta")), X.to("meta"), importance="random").prune(),
         InputError,
         "first.weight is on the meta device and has no values that a proof could compare: load the weights first, or "
         "leave the proof out (verify=False)",
