@@ -206,7 +206,7 @@ TEXTS = {
         "analysis": "analysis",
         "pruning": "pruning",
         "proof": "pruning against CleanAI's `prune()`",
-        "rounds": "{ratio} ({rounds} rounds)",
+        "rounds": "{ratio} (rounds: {rounds})",
         "features": "Features",
         "features_intro": (
             "Where a source is named, that is what it says; — means that we found nothing there about it."
