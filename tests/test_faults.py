@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from quick import measure_briefly
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.checkpoint import CheckpointFunction
@@ -481,13 +482,7 @@ SCENARIOS: tuple[type[Scenario], ...] = tuple(
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measuring takes half a second by itself."""
-
-    def measure(*args: Any, **options: Any) -> Any:
-        options["min_run_time"] = 1e-4
-        return measure_model(*args, **options)
-
-    monkeypatch.setattr("cleanai.pruner.measure_model", measure)
+    measure_briefly(monkeypatch)
 
 
 def begin(kind: type[Scenario], folder: Path) -> Scenario:

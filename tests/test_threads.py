@@ -13,10 +13,10 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from quick import measure_briefly
 from torch import Tensor, nn
 
 from cleanai import PruningStep, StructuredPruner, evaluate_model, history_of, migrate_optimizer, rollback
-from cleanai.evaluate import measure_model
 from cleanai.isolation import preserve_random_state, seed_random_state
 from cleanai.models import cifar_vit, digits_resnet
 from cleanai.plots import figure_style
@@ -100,13 +100,7 @@ JOBS: dict[str, tuple[Callable[[nn.Module], Any], Callable[[], nn.Module]]] = {
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measuring takes half a second by itself."""
-
-    def measure(*args: Any, **options: Any) -> Any:
-        options["min_run_time"] = 1e-4
-        return measure_model(*args, **options)
-
-    monkeypatch.setattr("cleanai.pruner.measure_model", measure)
+    measure_briefly(monkeypatch)
 
 
 def flat(value: Any) -> Any:
